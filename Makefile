@@ -1,0 +1,85 @@
+# Everything from a bare checkout: `make demo`, `make test`. Needs Python 3.11 or later, and nothing else.
+# The environment is .venv here; it is made anew only when a lock file changes.
+
+SHELL := /bin/sh
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+
+# The first of these that is new enough; `make PYTHON=...` names another.
+PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+RUN := .venv/.installed
+DEV := .venv/.installed-dev
+
+# The demo. Another folder has a home of its own, so that answers come from nowhere else.
+DOCS ?= docs
+QUESTION ?= $(if $(filter docs,$(DOCS)),What happens to the data when a process is killed?,What is this about?)
+DEMO_HOME ?= $(if $(filter docs,$(DOCS)),.demo/docs,.demo/$(shell printf %s "$$(cd "$(DOCS)" 2>/dev/null && pwd)" | cksum | cut -d' ' -f1))
+PORT ?= 8000
+export DOCS QUESTION
+# The catalog is the home's own, whatever other programs' variables say.
+WHIMBREL := env -u DATABASE_URL -u WHIMBREL_CATALOG -u WHIMBREL_CONFIG WHIMBREL_HOME="$(DEMO_HOME)" $(BIN)/whimbrel
+
+UV ?= uv
+LOCK := $(UV) pip compile --quiet --universal --generate-hashes --python-version 3.11 --no-header --no-emit-index-url
+
+.PHONY: help setup demo test check soak bench docs lock clean
+
+help: ## List what there is to make.
+	@grep -E '^[a-z]+:.*## ' Makefile | sed -E 's/^([a-z]+):.*## /  make \1|/' | column -t -s '|' 2>/dev/null \
+		|| grep -E '^[a-z]+:.*## ' Makefile
+
+setup: $(DEV) ## Make .venv with everything, tools of development included.
+
+demo: $(RUN) ## Ingest docs/ (or DOCS=path), answer QUESTION with citations, then serve (ONCE=1: end there).
+	@echo "Taking in $$DOCS ..."
+	@$(WHIMBREL) ingest "$$DOCS"
+	@printf '\nQ: %s\n\n' "$$QUESTION"
+	@$(WHIMBREL) ask "$$QUESTION"
+ifeq ($(ONCE),)
+	@printf '\nAsk more: WHIMBREL_HOME=%s %s ask "..."\n' "$(DEMO_HOME)" "$(BIN)/whimbrel"
+	@$(WHIMBREL) serve --port $(PORT)
+endif
+
+test: $(DEV) ## Run all tests but the long ones.
+	$(BIN)/python -m pytest -m "not soak"
+
+check: $(DEV) ## Lint, format, strict types, and who may import whom.
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+
+soak: $(DEV) ## Kill it at random moments, hundreds of times.
+	$(BIN)/python -m pytest -m soak --timeout=0
+
+bench: $(DEV) ## Measure; docs/benchmarks.md says what.
+	$(BIN)/python -m bench
+
+docs: $(DEV) ## Build the documentation as a site in site/.
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+lock: ## For maintainers: resolve both lock files anew (needs uv; `UV=path`). Upgrades nothing that still fits.
+	$(LOCK) --extra postgres --group build pyproject.toml -o requirements.lock
+	$(LOCK) --extra postgres --group dev -c requirements.lock pyproject.toml -o requirements-dev.lock
+
+clean: ## Back to a bare checkout.
+	rm -rf .venv .demo site dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	find src tests bench tools -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(RUN): requirements.lock pyproject.toml
+	@test -n "$(PYTHON)" || { echo "Whimbrel needs Python 3.11 or later; none was found. Name one: make PYTHON=/path/to/python3"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
+		|| { echo "Whimbrel needs Python 3.11 or later; $(PYTHON) is $$($(PYTHON) --version 2>&1)."; exit 1; }
+	@echo "Installing what Whimbrel needs into .venv (a minute or two) ..."
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@$(PIP) install --require-hashes -r requirements.lock
+	@$(PIP) install --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(DEV): $(RUN) requirements-dev.lock
+	@echo "Installing the tools of development ..."
+	@$(PIP) install --require-hashes -r requirements-dev.lock
+	@touch $@

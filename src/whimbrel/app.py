@@ -1,0 +1,348 @@
+"""The composition root: settings in, a `Whimbrel` with all parts wired out. What a program imports.
+
+    with Whimbrel(home="~/notes-index") as whimbrel:
+        whimbrel.ingest(["~/notes"])
+        for hit in whimbrel.search("how do I back up?").hits:
+            print(hit.score, hit.uri, hit.text)
+
+Any number of processes may use one home. What changes views is done by its owner: this process, if nobody is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Coroutine, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from sqlalchemy import Connection
+
+from whimbrel.answer.extractive import answer_extractively
+from whimbrel.catalog import collections, jobs, leases, migrate, vectors
+from whimbrel.catalog.collections import Collection, ViewRow
+from whimbrel.catalog.engine import Catalog
+from whimbrel.config import Settings, load_settings
+from whimbrel.domain import Answer, EmbedKind, Job, Mode, SearchResult, ViewKind
+from whimbrel.errors import AlreadyOwned, BadQuery, SpaceMismatch
+from whimbrel.home import Home, host_name
+from whimbrel.ingest.chunk import Chunking
+from whimbrel.ingest.extract import Limits as ReadLimits
+from whimbrel.ingest.jobs import Reading
+from whimbrel.ingest.pipeline import Cutting, Guard, recipe_of
+from whimbrel.ingest.workers import ExtractionPool
+from whimbrel.lexicon.tantivy import TantivyLexicon
+from whimbrel.models.embedders.base import Embedder
+from whimbrel.models.embedders.resolve import resolve_embedder
+from whimbrel.owner import lock
+from whimbrel.owner.erase import Eraser
+from whimbrel.owner.owner import Owner, Parts
+from whimbrel.owner.runner import READING, JobContext, run
+from whimbrel.owner.targets import LexiconTarget, StoreTarget, Target
+from whimbrel.owner.tasks import delete_collection, drop_view, rebuild_view, verify_view
+from whimbrel.search.engine import Limits, SearchEngine, SearchRequest
+from whimbrel.search.readers import Readers
+from whimbrel.service import Service
+from whimbrel.stores.base import Store
+from whimbrel.stores.resolve import open_store
+
+T = TypeVar("T")
+
+PASSAGES = 8
+"""Chunks that an answer is made from."""
+
+
+class Whimbrel(Service):
+    """One home, open. Thread-safe; close it, or use it in a `with` block."""
+
+    def __init__(self, home: str | Path | None = None, *, settings: Settings | None = None, **overrides: Any) -> None:
+        """`overrides` are settings by name, sections joined by dots in a mapping: `**{"search.top_k": 5}`.
+
+        Raises `ConfigError`, `HomeError`, `NewerHome`, `CatalogUnavailable`.
+        """
+        path = Path(home).expanduser() if home is not None else None
+        self.settings = settings or load_settings(home=path, overrides=overrides)
+        self.home = Home(self.settings.home)
+        self.home.prepare()
+        catalog = Catalog(self.settings.catalog)
+        migrate.ensure_schema(catalog, copies=self.home.copies)
+        super().__init__(catalog, self.settings, self.home)
+        self._embedders: dict[str, Embedder] = {}
+        self._embedders_lock = threading.Lock()
+        self._pool: ExtractionPool | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._loop_lock = threading.Lock()
+        search = self.settings.search
+        limits = Limits(search.top_k, search.max_top_k, search.max_query_chars, search.candidates, search.timeout_s)
+        readers = Readers(self._store, self._lexicon)
+        self.engine = SearchEngine(catalog, readers, self.embedder_for, limits, may_judge=self._views_are_here)
+
+    # --- searching ---------------------------------------------------------------------------------------------------
+
+    def search(
+        self,
+        query: str,
+        collection: str = "default",
+        *,
+        top_k: int | None = None,
+        mode: Mode | str = Mode.HYBRID,
+        filter: Any = None,
+        threshold: float = 0.0,
+        min_position: int = 0,
+    ) -> SearchResult:
+        """The best chunks for a query. What the options mean stands at `whimbrel.search.engine.SearchRequest`."""
+        request = SearchRequest(query, collection, top_k, _mode(mode), filter, threshold, min_position)
+        return self._run(self.engine.search(request))
+
+    async def asearch(
+        self,
+        query: str,
+        collection: str = "default",
+        *,
+        top_k: int | None = None,
+        mode: Mode | str = Mode.HYBRID,
+        filter: Any = None,
+        threshold: float = 0.0,
+        min_position: int = 0,
+    ) -> SearchResult:
+        """As `search`, on the caller's event loop."""
+        request = SearchRequest(query, collection, top_k, _mode(mode), filter, threshold, min_position)
+        return await self.engine.search(request)
+
+    def ask(self, question: str, collection: str = "default", *, top_k: int = PASSAGES, **options: Any) -> Answer:
+        """Answer from the collection, with citations whose quotes are exactly the documents' text.
+
+        `top_k` passages are read; the other options are those of `search`.
+        """
+        return self._run(self.aask(question, collection, top_k=top_k, **options))
+
+    async def aask(
+        self, question: str, collection: str = "default", *, top_k: int | None = None, **options: Any
+    ) -> Answer:
+        """As `ask`, on the caller's event loop."""
+        found = await self.asearch(question, collection, top_k=top_k or PASSAGES, **options)
+
+        async def embed(texts: Sequence[str]) -> Any:
+            return await self.engine.embed_texts(collection, texts, EmbedKind.DOCUMENT)
+
+        async def embed_query(texts: Sequence[str]) -> Any:
+            return await self.engine.embed_texts(collection, texts, EmbedKind.QUERY)
+
+        return await answer_extractively(question, found.hits, embed, embed_query=embed_query, degraded=found.degraded)
+
+    # --- owning ------------------------------------------------------------------------------------------------------
+
+    def own(self) -> bool:
+        """Become the owner, if nobody is. True when this process owns the home now."""
+        if self.owner is not None and self.owner.running:
+            return True
+        try:
+            ownership = lock.acquire(self.home, self.catalog, lease_s=self.settings.owner.lease_s)
+        except AlreadyOwned:
+            return False
+        self.owner = Owner(self._parts(), ownership)
+        self.owner.start()
+        return True
+
+    def run_here(self, job: Job) -> None:
+        lease = self.owner_lease()
+        if lease is None or lease.info.get("host") == host_name() or job.kind not in READING:
+            return
+        with self.catalog.write() as connection:
+            claimed = jobs.claim(connection, [job.kind], host_name(), job.id)
+        if claimed is None:
+            return
+        parts = self._parts()
+
+        async def work() -> None:
+            try:
+                await run(JobContext(*claimed, self.catalog, None, None), parts.handlers[job.kind])
+            finally:
+                await self._close_pool()
+
+        asyncio.run(work())
+
+    def owner_lease(self) -> leases.Lease | None:
+        """The lease of the owner, whoever that is; None if there is none alive."""
+        with self.catalog.read() as connection:
+            lease = leases.read(connection, lock.LEASE)
+        return lease if lease is not None and lease.alive else None
+
+    def _views_are_here(self) -> bool:
+        """Whether the views' files lie in this home: on Postgres the owner may be another home, with its own."""
+        if self.catalog.is_sqlite:
+            return True
+        lease = self.owner_lease()
+        here = (host_name(), str(self.home.path))
+        return lease is None or (lease.info.get("host"), lease.info.get("home")) == here
+
+    def _parts(self) -> Parts:
+        settings = self.settings
+        reading = Reading(
+            pool=self._extraction_pool,
+            cutting_of=self._cutting,
+            guard=Guard(settings.ingest.gone_guard_share, settings.ingest.gone_guard_min),
+            in_flight=4 * settings.ingest.workers,
+        )
+        return Parts(
+            catalog=self.catalog,
+            open_target=self._target,
+            embedder_for=self.embedder_for,
+            default_view=self._default_view,
+            handlers={
+                "ingest": reading.ingest,
+                "add": reading.add,
+                "purge": Eraser(settings.owner.erasure_grace_s),
+                "verify_view": verify_view,
+                "rebuild_view": rebuild_view,
+                "drop_view": drop_view,
+                "delete_collection": delete_collection,
+            },
+            on_stop=self._close_pool,
+            poll_s=settings.owner.poll_s,
+            lease_s=settings.owner.lease_s,
+            batch=settings.embed.batch,
+        )
+
+    # --- parts -------------------------------------------------------------------------------------------------------
+
+    def embedder(self, spec: str | None = None) -> Embedder:
+        """The embedder of a `provider:model`, or of the settings; opened once."""
+        spec = spec or self.settings.embedder
+        with self._embedders_lock:
+            if spec not in self._embedders:
+                self._embedders[spec] = resolve_embedder(spec, threads=self.settings.embed.threads)
+            return self._embedders[spec]
+
+    def embedder_for(self, space_id: int) -> Embedder:
+        """The embedder of a space of the catalog. Raises `SpaceMismatch` when the model is not what it was."""
+        with self._spaces_lock:
+            known = self._spaces.get(space_id)
+        if known is not None:
+            return known
+        with self.catalog.read() as connection:
+            space, spec = vectors.read_space(connection, space_id)
+        embedder = self.embedder(spec)
+        if embedder.space.key != space.key:
+            raise SpaceMismatch(
+                f"The collection's vectors are of {space.model} ({space.revision[:12]}, {space.dimensions} dimensions, "
+                f"{space.numeric}); {spec!r} is now {embedder.space.model} ({embedder.space.revision[:12]}, "
+                f"{embedder.space.dimensions}, {embedder.space.numeric}). They were not compared, and nothing was "
+                "written.",
+                "Install the model that made them, or keep the collection searchable by words (mode lexical).",
+            )
+        with self._spaces_lock:
+            self._spaces[space_id] = embedder
+        return embedder
+
+    def _default_view(self, collection: Collection, kind: ViewKind) -> tuple[str, int | None, int]:
+        spec = self._chunking().spec
+        embedder = self.embedder() if kind is ViewKind.STORE else None
+        with self.catalog.write() as connection:
+            chunking = collections.collection_chunking(connection, collection.id)
+            if chunking is None:
+                chunking = collections.chunking_id(connection, spec)
+            space = None
+            if embedder is not None:
+                space = vectors.space_id(connection, embedder.space, self.settings.embedder)
+        return (self.settings.store if kind is ViewKind.STORE else "tantivy:"), space, chunking
+
+    def _chunking(self) -> Chunking:
+        return Chunking(tokens=self.settings.chunking.tokens, overlap=self.settings.chunking.overlap)
+
+    def _cutting(self, collection: Collection) -> Cutting:
+        """As the collection's chunks were cut before, whatever the configuration says now."""
+        with self.catalog.write() as connection:
+            chunking_id = collections.collection_chunking(connection, collection.id)
+            if chunking_id is None:
+                chunking_id = collections.chunking_id(connection, self._chunking().spec)
+            spec = collections.chunking_spec(connection, chunking_id)
+            store, _ = collections.live_views(connection, collection)
+        embedder = self.embedder() if store is None or store.view.space_id is None else None
+        if embedder is None:
+            assert store is not None
+            assert store.view.space_id is not None
+            embedder = self.embedder_for(store.view.space_id)
+        ingest = self.settings.ingest
+        return Cutting(
+            chunking_id=chunking_id,
+            chunking=Chunking.parse(spec),
+            tokenizer=embedder.tokenizer,
+            counter=embedder.space.model,
+            limits=ReadLimits(ingest.max_file_bytes, ingest.max_unpacked_bytes),
+        )
+
+    def _recipe(self, connection: Connection, collection: Collection) -> str:
+        chunking = collections.collection_chunking(connection, collection.id)
+        spec = self._chunking().spec if chunking is None else collections.chunking_spec(connection, chunking)
+        store, _ = collections.live_views(connection, collection)
+        known = store.view.space_id if store is not None else None
+        embedder = self.embedder() if known is None else self.embedder_for(known)
+        return recipe_of(spec, embedder.space.model)
+
+    def _extraction_pool(self) -> ExtractionPool:
+        if self._pool is None:
+            ingest = self.settings.ingest
+            self._pool = ExtractionPool(
+                workers=ingest.workers, timeout_s=ingest.timeout_s, memory_bytes=ingest.memory_bytes
+            )
+        return self._pool
+
+    async def _close_pool(self) -> None:
+        if self._pool is not None:
+            pool, self._pool = self._pool, None
+            await pool.close()
+
+    def _target(self, collection: Collection, row: ViewRow) -> Target:
+        if row.view.kind is ViewKind.LEXICON:
+            return LexiconTarget(self.home.lexicons / row.view.name, collection.language)
+        return StoreTarget(self._store(row, read_only=False))
+
+    def _store(self, row: ViewRow, *, read_only: bool = True) -> Store:
+        assert row.view.space_id is not None
+        with self.catalog.read() as connection:
+            space, _ = vectors.read_space(connection, row.view.space_id)
+        return open_store(row.view.uri, row.view.name, space, base=self.home.path, read_only=read_only)
+
+    def _lexicon(self, row: ViewRow, language: str) -> TantivyLexicon:
+        return TantivyLexicon.open(self.home.lexicons / row.view.name, language=language)
+
+    # --- its life ----------------------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        if self.owner is not None:
+            self.owner.stop()
+            self.owner = None
+        if self._loop is not None:
+            self._run(self.engine.readers.close_all())
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._loop = None
+        for embedder in self._embedders.values():
+            asyncio.run(embedder.close())
+        self._embedders.clear()
+        self.catalog.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _run(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run on this object's own event loop: what was opened on a loop stays with it."""
+        with self._loop_lock:
+            if self._loop is None:
+                self._loop = asyncio.new_event_loop()
+                threading.Thread(target=self._loop.run_forever, name="whimbrel", daemon=True).start()
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+
+
+def _mode(mode: Mode | str) -> Mode:
+    try:
+        return Mode(mode)
+    except ValueError:
+        known = ", ".join(Mode)
+        raise BadQuery(f"There is no mode {mode!r}.", f"Modes: {known}.") from None

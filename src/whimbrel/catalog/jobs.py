@@ -1,0 +1,301 @@
+"""Jobs: durable work, as rows with a cursor."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import secrets
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import Connection, bindparam, delete, func, or_, select, update
+
+from whimbrel.catalog import tables as t
+from whimbrel.catalog.engine import AnyRow, now, take_keys
+from whimbrel.domain import Job, JobState
+from whimbrel.errors import Conflict, JobNotFound
+
+MAX_ATTEMPTS = 5
+ACTIVE = (JobState.QUEUED, JobState.RUNNING, JobState.WAITING)
+
+
+def enqueue(
+    connection: Connection,
+    kind: str,
+    *,
+    collection_id: int | None,
+    collection: str | None,
+    args: Mapping[str, Any],
+    host: str = "",
+    idempotency_key: str | None = None,
+    uploads: Sequence[tuple[Mapping[str, Any], bytes]] = (),
+) -> tuple[Job, bool]:
+    """A new job; or, under an idempotency key that was used before, the job that it made then (and False).
+
+    A job that failed or was cancelled gives its key free.
+
+    `host`: only an owner on that machine may run it (it reads files there). `uploads`: contents that came with it.
+    """
+    if idempotency_key is not None:
+        if connection.dialect.name == "postgresql":  # the same request twice at once: the second waits for the first
+            connection.execute(select(func.pg_advisory_xact_lock(func.hashtext(f"whimbrel-job-{idempotency_key}"))))
+        known = connection.execute(select(t.jobs).where(t.jobs.c.idempotency_key == idempotency_key)).first()
+        if known is not None and known.state in (JobState.FAILED, JobState.CANCELLED):
+            # The request is sent again because it came to nothing: it gets another job, and the key goes with that one.
+            connection.execute(update(t.jobs).where(t.jobs.c.id == known.id).values(idempotency_key=None))
+        elif known is not None:
+            if known.kind != kind or _fingerprint(known.args) != _fingerprint(args):
+                raise Conflict(
+                    "This idempotency key was used for another request.",
+                    "Use a new key for each new request; nothing was written.",
+                )
+            return _job(known), False
+    job_id = secrets.token_hex(8)
+    connection.execute(
+        t.jobs.insert(),
+        {
+            "id": job_id,
+            "kind": kind,
+            "collection_id": collection_id,
+            "collection": collection,
+            "args": dict(args),
+            "state": JobState.QUEUED,
+            "cursor": {},
+            "progress": {},
+            "result": {},
+            "attempts": 0,
+            "error": "",
+            "hint": "",
+            "error_code": "",
+            "host": host,
+            "idempotency_key": idempotency_key,
+            "cancel_requested": False,
+            "not_before": 0.0,
+            "created_at": now(),
+            "updated_at": now(),
+        },
+    )
+    if uploads:
+        first = take_keys(connection, "uploads", len(uploads))
+        connection.execute(
+            t.uploads.insert(),
+            [
+                {"id": first + ordinal, "job_id": job_id, "ordinal": ordinal, "description": dict(about), "data": data}
+                for ordinal, (about, data) in enumerate(uploads)
+            ],
+        )
+    return get(connection, job_id), True
+
+
+_BY_ID = select(t.jobs).where(t.jobs.c.id == bindparam("wanted"))  # made once: who waits for a job reads it often
+
+
+def get(connection: Connection, job_id: str) -> Job:
+    row = connection.execute(_BY_ID, {"wanted": job_id}).first()
+    if row is None:
+        raise JobNotFound(f"There is no job {job_id!r}.", "`whimbrel jobs list` shows those that there are.")
+    return _job(row)
+
+
+def listing(connection: Connection, *, active: bool = False, limit: int = 100) -> list[Job]:
+    """Newest first."""
+    query = select(t.jobs).order_by(t.jobs.c.created_at.desc(), t.jobs.c.id).limit(limit)
+    if active:
+        query = query.where(t.jobs.c.state.in_(ACTIVE))
+    return [_job(row) for row in connection.execute(query)]
+
+
+def due(connection: Connection, kinds: Sequence[str], host: str) -> bool:
+    """Whether `claim` would find something. Reads only."""
+    return connection.execute(_due(kinds, host)).first() is not None
+
+
+def claim(
+    connection: Connection, kinds: Sequence[str], host: str, job_id: str | None = None
+) -> tuple[Job, dict[str, Any]] | None:
+    """The oldest job that is due (or that one), now running; with its cursor. An attempt is counted."""
+    query = _due(kinds, host)
+    if job_id is not None:
+        query = query.where(t.jobs.c.id == job_id)
+    row = connection.execute(query.with_for_update(skip_locked=True)).first()
+    if row is None:
+        return None
+    _set(connection, row.id, state=JobState.RUNNING, attempts=row.attempts + 1)
+    return get(connection, row.id), dict(row.cursor)
+
+
+def _due(kinds: Sequence[str], host: str) -> Any:
+    columns = t.jobs.c
+    return (
+        select(t.jobs)
+        .where(
+            columns.state.in_((JobState.QUEUED, JobState.WAITING)),
+            columns.not_before <= now(),
+            columns.kind.in_(kinds),
+            or_(columns.host == "", columns.host == host),
+        )
+        .order_by(columns.created_at, columns.id)
+        .limit(1)
+    )
+
+
+def reclaim(connection: Connection, persistent: Sequence[str] = ()) -> list[Job]:
+    """A new owner takes over what its dead predecessor was running: back to the queue, from the cursor.
+
+    A job that has been begun `MAX_ATTEMPTS` times without progress is given up, and says so; unless its kind is
+    `persistent`.
+    """
+    rows = connection.execute(select(t.jobs).where(t.jobs.c.state == JobState.RUNNING)).all()
+    for row in rows:
+        if row.attempts >= MAX_ATTEMPTS and row.kind not in persistent:
+            fail(
+                connection,
+                row.id,
+                f"Given up after {row.attempts} attempts: each time the process that ran it was killed.",
+                "Look for what kills it (memory?), then start it again; it goes on where it stopped.",
+            )
+        else:
+            _set(connection, row.id, state=JobState.QUEUED)
+    return [_job(row) for row in rows]
+
+
+def release_stale(connection: Connection, host: str, before: float) -> int:
+    """Back to the queue with what a process of another machine was running, and has not touched since `before`."""
+    columns = t.jobs.c
+    elsewhere = columns.host.not_in(("", host))
+    stale = (columns.state == JobState.RUNNING) & elsewhere & (columns.updated_at < before)
+    return connection.execute(update(t.jobs).where(stale).values(state=JobState.QUEUED, updated_at=now())).rowcount
+
+
+def progress(connection: Connection, job_id: str, *, cursor: Mapping[str, Any] | None = None, **progress: Any) -> bool:
+    """Record progress and, in the same transaction as the work it stands for, the cursor. True: cancel was asked for.
+
+    Progress means that the attempt was not in vain, so attempts start anew.
+    """
+    values: dict[str, Any] = {"progress": progress, "attempts": 1}
+    if cursor is not None:
+        values["cursor"] = dict(cursor)
+    _set(connection, job_id, **values)
+    return bool(connection.execute(select(t.jobs.c.cancel_requested).where(t.jobs.c.id == job_id)).scalar())
+
+
+def finish(connection: Connection, job_id: str, result: Mapping[str, Any]) -> None:
+    _set(connection, job_id, state=JobState.DONE, result=dict(result), error="", hint="")
+    drop_uploads(connection, job_id)
+
+
+def fail(connection: Connection, job_id: str, error: str, hint: str, code: str = "") -> None:
+    _set(connection, job_id, state=JobState.FAILED, error=error, hint=hint, error_code=code)
+    drop_uploads(connection, job_id)
+
+
+def wait(connection: Connection, job_id: str, until: float, cursor: Mapping[str, Any], **progress: Any) -> None:
+    """Put the job away until a time (seconds since the epoch). Not a failed attempt."""
+    _set(
+        connection,
+        job_id,
+        state=JobState.WAITING,
+        not_before=until,
+        cursor=dict(cursor),
+        progress=progress,
+        attempts=0,
+    )
+
+
+def retry(connection: Connection, job_id: str, until: float, error: str, hint: str) -> None:
+    """Back into the queue, not before a time; the error stays visible meanwhile."""
+    _set(connection, job_id, state=JobState.QUEUED, not_before=until, error=error, hint=hint)
+
+
+def cancel(connection: Connection, job_id: str) -> Job:
+    """A waiting job is cancelled at once; a running one stops at its next step. What it has done stays."""
+    job = get(connection, job_id)
+    if job.state not in ACTIVE:
+        raise Conflict(f"Job {job_id} is {job.state} already.", "Nothing was changed.")
+    if job.state is JobState.RUNNING:
+        _set(connection, job_id, cancel_requested=True)
+    else:
+        cancelled(connection, job_id)
+    return get(connection, job_id)
+
+
+def cancelled(connection: Connection, job_id: str) -> None:
+    _set(connection, job_id, state=JobState.CANCELLED, cancel_requested=True)
+    drop_uploads(connection, job_id)
+
+
+def uploads(connection: Connection, job_id: str, after: int, limit: int) -> list[tuple[int, dict[str, Any], bytes]]:
+    """The next contents of a job, as (ordinal, description, data)."""
+    columns = t.uploads.c
+    rows = connection.execute(
+        select(columns.ordinal, columns.description, columns.data)
+        .where(columns.job_id == job_id, columns.ordinal > after)
+        .order_by(columns.ordinal)
+        .limit(limit)
+    )
+    return [(row.ordinal, row.description, row.data) for row in rows]
+
+
+def forget(connection: Connection, older_than: float) -> int:
+    """Remove jobs that ended before a time."""
+    ended = t.jobs.c.state.in_((JobState.DONE, JobState.CANCELLED, JobState.FAILED))
+    old = select(t.jobs.c.id).where(ended, t.jobs.c.updated_at < older_than)
+    connection.execute(delete(t.uploads).where(t.uploads.c.job_id.in_(old)))
+    return connection.execute(delete(t.jobs).where(ended, t.jobs.c.updated_at < older_than)).rowcount
+
+
+def drop_uploads(connection: Connection, job_id: str, upto: int | None = None) -> None:
+    """Remove a job's contents, or those up to an ordinal, which are in the collection now."""
+    columns = t.uploads.c
+    query = delete(t.uploads).where(columns.job_id == job_id)
+    connection.execute(query if upto is None else query.where(columns.ordinal <= upto))
+
+
+def redact(connection: Connection, collection_id: int, kinds: Sequence[str]) -> None:
+    """Take out of a collection's ended jobs what they say of documents: names, metadata, warnings. Counts stay.
+
+    Part of an erasure. The same request under the same idempotency key is still known.
+    """
+    columns = t.jobs.c
+    ended = columns.state.in_((JobState.DONE, JobState.CANCELLED, JobState.FAILED))
+    query = select(t.jobs).where(columns.collection_id == collection_id, columns.kind.in_(kinds), ended)
+    for row in connection.execute(query).all():
+        told = {name: row.args[name] for name in ("collection_id", "count") if name in row.args}
+        values: dict[str, Any] = {"args": {**told, "fingerprint": _fingerprint(row.args)}, "cursor": {}}
+        values["result"] = {name: value for name, value in row.result.items() if not isinstance(value, list)}
+        if any(row.args.get(name) for name in ("paths", "metadata", "id")):
+            values["error"] = "It named documents that have been erased since." if row.error else ""
+        connection.execute(update(t.jobs).where(columns.id == row.id).values(**values))
+
+
+def _fingerprint(args: Mapping[str, Any]) -> str:
+    """Tells two requests apart, also where one has been redacted."""
+    if "fingerprint" in args:
+        return str(args["fingerprint"])
+    canonical = json.dumps(args, sort_keys=True, ensure_ascii=True)
+    return hashlib.blake2b(canonical.encode(), digest_size=16).hexdigest()
+
+
+def _set(connection: Connection, job_id: str, **values: Any) -> None:
+    connection.execute(update(t.jobs).where(t.jobs.c.id == job_id).values(**values, updated_at=now()))
+
+
+def _job(row: AnyRow) -> Job:
+    return Job(
+        id=row.id,
+        kind=row.kind,
+        collection=row.collection,
+        args=row.args,
+        state=JobState(row.state),
+        progress=row.progress,
+        result=row.result,
+        attempts=row.attempts,
+        error=row.error,
+        hint=row.hint,
+        error_code=row.error_code,
+        created_at=datetime.fromtimestamp(row.created_at, UTC),
+        updated_at=datetime.fromtimestamp(row.updated_at, UTC),
+        not_before=datetime.fromtimestamp(row.not_before, UTC) if row.not_before else None,
+        cancel_requested=row.cancel_requested,
+    )

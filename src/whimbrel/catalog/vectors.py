@@ -1,0 +1,128 @@
+"""The vectors of record: what was computed or adopted, found again by space and exact text."""
+
+from __future__ import annotations
+
+from collections.abc import Collection as Items
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import numpy.typing as npt
+from sqlalchemy import Connection, delete, exists, func, select
+
+from whimbrel.catalog import bulk
+from whimbrel.catalog import tables as t
+from whimbrel.catalog.documents import batched, lock_texts
+from whimbrel.catalog.engine import AnyRow, take_keys
+from whimbrel.catalog.rows import read_spans
+from whimbrel.domain import Space, embedded_text
+
+
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """Texts that have no vector of record in a space, nor a refusal."""
+
+    text_ids: Sequence[int]
+    texts: Sequence[str]
+    """Exactly what the embedder is to read."""
+
+    def without(self, text_ids: Items[int]) -> Missing:
+        open_ = [(key, text) for key, text in zip(self.text_ids, self.texts, strict=True) if key not in text_ids]
+        return Missing([key for key, _ in open_], [text for _, text in open_])
+
+
+def space_id(connection: Connection, space: Space, embedder: str) -> int:
+    """The catalog's key of a space, made on first sight."""
+    known = connection.execute(select(t.spaces.c.id).where(t.spaces.c.key == space.key)).scalar()
+    if known is not None:
+        return int(known)
+    key = take_keys(connection, "spaces", 1)  # others that make it too wait here
+    row = {"id": key, "key": space.key, "embedder": embedder, "definition": asdict(space)}
+    return bulk.insert_once(connection, t.spaces, row, "key")
+
+
+def read_space(connection: Connection, key: int) -> tuple[Space, str]:
+    """A space, and the `provider:model` that was configured when it was made."""
+    row = connection.execute(select(t.spaces.c.definition, t.spaces.c.embedder).where(t.spaces.c.id == key)).one()
+    return Space(**row.definition), row.embedder
+
+
+def missing(connection: Connection, space: int, chunk_keys: Sequence[int]) -> Missing:
+    """What of these chunks has still to be embedded; each text once."""
+    chunks, vectors = t.chunks.c, t.vectors.c
+    found: list[AnyRow] = []
+    for batch in batched(chunk_keys, 5_000):
+        query = (
+            select(chunks.text_id, chunks.context, chunks.start, chunks.end, chunks.segment_id)
+            .where(chunks.id.in_(batch))
+            .where(~exists().where(vectors.text_id == chunks.text_id, vectors.space_id == space))
+        )
+        found.extend(connection.execute(query))
+    first = list({row.text_id: row for row in found}.values())
+    texts = [embedded_text(row.context, text) for row, text in zip(first, read_spans(connection, first), strict=True)]
+    return Missing([row.text_id for row in first], texts)
+
+
+def put(
+    connection: Connection,
+    space: int,
+    text_ids: Sequence[int],
+    vectors: npt.NDArray[np.float32],
+    refused: Mapping[int, str] | None = None,
+) -> None:
+    """Store vectors, float32[len(text_ids), d], and refusals by text id. A text that has one already keeps it."""
+    refused = refused or {}
+    lock_texts(connection, alone=False)
+    wanted = _without_vector(connection, space, [*text_ids, *refused])
+    packed = np.ascontiguousarray(vectors, dtype="<f4")
+    rows = [
+        {"space_id": space, "text_id": text, "data": packed[index].tobytes(), "reason": ""}
+        for index, text in enumerate(text_ids)
+        if text in wanted
+    ]
+    rows += [
+        {"space_id": space, "text_id": text, "data": None, "reason": reason}
+        for text, reason in refused.items()
+        if text in wanted
+    ]
+    if not rows:
+        return
+    first = take_keys(connection, "vectors", len(rows))
+    for key, row in enumerate(rows, first):
+        row["id"] = key
+    bulk.insert(connection, t.vectors, rows)
+
+
+def _without_vector(connection: Connection, space: int, text_ids: Sequence[int]) -> set[int]:
+    """Those that are still known (an erasure may have removed one while it was being embedded) and have none yet."""
+    open_texts: set[int] = set()
+    for batch in batched(text_ids, 5_000):
+        query = (
+            select(t.texts.c.id)
+            .where(t.texts.c.id.in_(batch))
+            .where(~exists().where(t.vectors.c.text_id == t.texts.c.id, t.vectors.c.space_id == space))
+        )
+        open_texts.update(connection.execute(query).scalars())
+    return open_texts
+
+
+def refusals(connection: Connection, space: int, collection_id: int) -> int:
+    """Chunks of a collection whose text the model refused."""
+    joined = t.chunks.join(t.vectors, t.vectors.c.text_id == t.chunks.c.text_id)
+    query = (
+        select(func.count())
+        .select_from(joined)
+        .where(t.chunks.c.collection_id == collection_id, t.vectors.c.space_id == space, t.vectors.c.data.is_(None))
+    )
+    return int(connection.execute(query).scalar_one())
+
+
+def sweep(connection: Connection) -> int:
+    """Remove the texts that no chunk has any more, with their vectors. Part of an erasure. Returns how many."""
+    lock_texts(connection, alone=True)
+    orphans = select(t.texts.c.id).where(~exists().where(t.chunks.c.text_id == t.texts.c.id))
+    keys = list(connection.execute(orphans).scalars())
+    for batch in batched(keys, 5_000):
+        connection.execute(delete(t.vectors).where(t.vectors.c.text_id.in_(batch)))
+        connection.execute(delete(t.texts).where(t.texts.c.id.in_(batch)))
+    return len(keys)

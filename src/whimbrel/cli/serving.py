@@ -1,0 +1,58 @@
+"""`whimbrel serve` and `whimbrel owner`."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from typing import Annotated, Any
+
+import typer
+
+from whimbrel.cli import out
+from whimbrel.cli.opening import log_to_stderr, settings
+from whimbrel.errors import AlreadyOwned, OperatorError
+
+LOOK_S = 1.0
+
+
+def serve(
+    host: Annotated[str | None, typer.Option(metavar="ADDRESS", help="127.0.0.1 unless configured.")] = None,
+    port: Annotated[int | None, typer.Option(help="8000 unless configured; 0 takes a free one.")] = None,
+) -> None:
+    """Serve the API, and own the home if nobody does.
+
+    Where another process is the owner, it is an API worker beside it.
+    """
+    found = settings(**{"server.host": host, "server.port": port})
+    from whimbrel.server.serve import serve_home
+
+    serve_home(found, on_ready=lambda url: out.note(f"Serving {found.home} at {url}. Ctrl-C stops it."))
+
+
+def owner() -> None:
+    """Own the home without an API: run jobs, embed, keep the views up to date, until stopped."""
+    found = settings()
+    log_to_stderr(found, quiet=False)
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    from whimbrel.app import Whimbrel
+
+    with Whimbrel(settings=found) as whimbrel:
+        if not whimbrel.own():
+            raise _already_owned(whimbrel.owner_lease())
+        out.note(f"Process {os.getpid()} owns {found.home}. Ctrl-C stops it.")
+        while not stop.wait(LOOK_S):
+            running = whimbrel.owner
+            if running is None or not running.running:
+                failed = running.failed if running is not None else None
+                raise failed or OperatorError("The owner has stopped by itself.", "Its log says why; start it again.")
+        out.note("Stopping: the batch at hand is finished first.")
+
+
+def _already_owned(lease: Any) -> AlreadyOwned:
+    who = f"by {lease.holder}" if lease is not None else "by another process"
+    return AlreadyOwned(
+        f"The home is owned {who}.", "There can be one owner. Stop that one, or let it do the work: ingest goes to it."
+    )

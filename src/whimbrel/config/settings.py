@@ -1,0 +1,249 @@
+"""What can be set: one field per setting, with its default, form and meaning."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    SecretStr,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+from pydantic.fields import FieldInfo
+
+from whimbrel.config.values import CATALOG_FORMS, absolute_path, mask_url, normalise_catalog, parse_size
+from whimbrel.errors import ConfigError
+
+Size = Annotated[int, BeforeValidator(parse_size)]
+"""Bytes."""
+
+
+def _lower(value: object) -> object:
+    return value.strip().lower() if isinstance(value, str) else value
+
+
+class Section(BaseModel):
+    """A group of settings. Errors never carry the input, which may be a secret."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True, allow_inf_nan=False)
+
+
+class Chunking(Section):
+    tokens: int = Field(default=200, ge=16, le=32_768, description="Longest chunk, in tokens of the embedder.")
+    overlap: int = Field(
+        default=20, ge=0, description="Tokens that a chunk repeats from the one before; at most half of `tokens`."
+    )
+
+    @model_validator(mode="after")
+    def _overlap_fits(self) -> Chunking:
+        if self.overlap > self.tokens // 2:
+            raise ValueError("`chunking.overlap` must be at most half of `chunking.tokens`")
+        return self
+
+
+class Ingest(Section):
+    max_file_bytes: Size = Field(
+        default=256 << 20, ge=1, description="A larger file is refused before any of it is written."
+    )
+    max_unpacked_bytes: Size = Field(
+        default=1 << 30, ge=1, description="An archive or compressed file that unpacks to more than this is refused."
+    )
+    workers: int = Field(default=2, ge=1, le=256, description="Processes that extract text from files.")
+    timeout_s: float = Field(default=60.0, gt=0, description="Seconds that the extraction of one file may take.")
+    memory_bytes: Size = Field(default=2 << 30, ge=64 << 20, description="Memory that one extraction process may use.")
+    gone_guard_share: float = Field(
+        default=0.5,
+        gt=0,
+        le=1,
+        description="If more than this share of a source's documents vanished, nothing is removed and the run says so.",
+    )
+    gone_guard_min: int = Field(
+        default=10,
+        ge=1,
+        description="Fewer vanished documents than this are removed without asking, whatever their share.",
+    )
+
+
+class Search(Section):
+    top_k: int = Field(default=10, ge=1, description="Hits returned when the request does not say.")
+    max_top_k: int = Field(default=1_000, ge=1, le=10_000, description="Most hits that a request may ask for.")
+    max_query_chars: int = Field(default=8_000, ge=1, description="Longest query, in characters.")
+    candidates: int = Field(default=100, ge=1, description="Hits read from each view before they are fused.")
+    timeout_s: float = Field(default=10.0, gt=0, description="Seconds that a search may take.")
+
+    @model_validator(mode="after")
+    def _default_fits(self) -> Search:
+        if self.top_k > self.max_top_k:
+            raise ValueError("`search.top_k` must not be larger than `search.max_top_k`")
+        return self
+
+
+class Server(Section):
+    host: str = Field(
+        default="127.0.0.1",
+        min_length=1,
+        description="Address to listen on. One that is not loopback needs `api_keys`.",
+    )
+    port: int = Field(default=8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    max_body_bytes: Size = Field(default=64 << 20, ge=1024, description="Largest request body.")
+
+
+class Owner(Section):
+    lease_s: float = Field(
+        default=15.0, ge=1, description="Seconds after which the lease of a silent owner may be taken over."
+    )
+    poll_s: float = Field(default=0.2, gt=0, description="Seconds between two looks at the catalog for new work.")
+    erasure_grace_s: float = Field(
+        default=3_600.0,
+        ge=0,
+        description="Seconds that old versions of a view are kept for readers that have them open; a purge ends after.",
+    )
+    compact_every_commits: int = Field(default=60, ge=1, description="Commits to a view between two compactions.")
+
+    @model_validator(mode="after")
+    def _renews_in_time(self) -> Owner:
+        if self.poll_s >= self.lease_s:
+            raise ValueError("`owner.poll_s` must be smaller than `owner.lease_s`")
+        return self
+
+
+class Embed(Section):
+    threads: int | None = Field(
+        default=None, ge=1, le=1024, description="Threads of an embedder in this process; without one, one per core."
+    )
+    batch: int = Field(default=64, ge=1, le=10_000, description="Texts given to the embedder at once.")
+
+
+class Log(Section):
+    level: Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_lower)] = Field(
+        default="info", description="Least severe message that is logged."
+    )
+    format: Annotated[Literal["text", "json"], BeforeValidator(_lower)] = Field(
+        default="text", description="`text` for people, `json` for one object a line."
+    )
+
+
+def default_home() -> Path:
+    """The user's data folder of this platform."""
+    import platformdirs
+
+    return Path(platformdirs.user_data_dir("whimbrel", appauthor=False)).absolute()
+
+
+def _default_catalog(data: dict[str, Any]) -> str:
+    return f"sqlite:///{(data['home'] / 'catalog.db').as_posix()}"
+
+
+class Settings(Section):
+    """All settings. Made by `load_settings`; frozen."""
+
+    home: Annotated[Path, BeforeValidator(absolute_path)] = Field(
+        default_factory=default_home,
+        description="Folder of everything that Whimbrel keeps.",
+        json_schema_extra={"default": "the user's data folder", "expected": "a folder"},
+    )
+    catalog: str = Field(
+        default_factory=_default_catalog,
+        description="Database of record. A relative SQLite path is meant from `home`.",
+        json_schema_extra={"default": "sqlite:///HOME/catalog.db", "expected": CATALOG_FORMS, "url": True},
+    )
+    profile: str = Field(
+        default="local",
+        min_length=1,
+        description="Named configuration to start from: built in, or one under `profiles`.",
+        json_schema_extra={"expected": "the name of a profile"},
+    )
+    store: str = Field(
+        default="lancedb:",
+        pattern=r"^[A-Za-z][A-Za-z0-9+.-]*:",
+        description="Vector store of new collections. `lancedb:` alone is the folder `views` in `home`.",
+        json_schema_extra={"expected": "a URI such as `lancedb:`", "url": True},
+    )
+    embedder: str = Field(
+        default="minilm",
+        min_length=1,
+        description="Embedding model of new collections.",
+        json_schema_extra={"expected": "`minilm`, or `PROVIDER:MODEL`"},
+    )
+    api_keys: SecretStr | None = Field(
+        default=None,
+        description="Who may call the API. Without keys, only this machine.",
+        json_schema_extra={"expected": "`NAME:SECRET`, several joined by commas"},
+    )
+    chunking: Chunking = Field(default_factory=Chunking)
+    ingest: Ingest = Field(default_factory=Ingest)
+    search: Search = Field(default_factory=Search)
+    server: Server = Field(default_factory=Server)
+    owner: Owner = Field(default_factory=Owner)
+    embed: Embed = Field(default_factory=Embed)
+    log: Log = Field(default_factory=Log)
+
+    _sources: dict[str, str] = PrivateAttr(default_factory=dict)
+    _file: Path | None = PrivateAttr(default=None)
+
+    @field_validator("catalog")
+    @classmethod
+    def _one_form(cls, value: str, info: ValidationInfo) -> str:
+        return normalise_catalog(value, info.data.get("home", Path()))
+
+    @property
+    def sources(self) -> Mapping[str, str]:
+        """Where each value came from, by key: `default`, `profile server`, `whimbrel.yaml:12`, `--port`, a variable."""
+        return {key: self._sources.get(key, "default") for key in LEAVES}
+
+    @property
+    def config_file(self) -> Path | None:
+        """The `whimbrel.yaml` that was read, if there was one."""
+        return self._file
+
+    @property
+    def catalog_path(self) -> Path | None:
+        """The file of an SQLite catalog; None where the catalog is on Postgres."""
+        prefix = "sqlite:///"
+        return Path(self.catalog.removeprefix(prefix)) if self.catalog.startswith(prefix) else None
+
+    def parsed_api_keys(self) -> dict[str, SecretStr]:
+        """The secrets of `api_keys` by name; empty without keys. Raises ConfigError, which shows no part of a key."""
+        keys: dict[str, SecretStr] = {}
+        raw = self.api_keys.get_secret_value() if self.api_keys else ""
+        for number, entry in enumerate((part.strip() for part in raw.split(",")), start=1):
+            name, colon, secret = (part.strip() for part in entry.partition(":"))
+            if not entry:
+                continue
+            if not (name and colon and secret) or name in keys:
+                problem = "repeats a name" if name in keys else "is not of the form NAME:SECRET"
+                raise ConfigError(
+                    f"`api_keys` from {self.sources['api_keys']}: entry {number} {problem}.",
+                    "Write NAME:SECRET, several joined by commas, each name once.",
+                )
+            keys[name] = SecretStr(secret)
+        return keys
+
+    def __repr_args__(self) -> Iterable[tuple[str | None, Any]]:
+        for name, value in super().__repr_args__():
+            yield name, mask_url(value) if isinstance(value, str) else value
+
+
+def _leaves(model: type[BaseModel], prefix: str = "") -> dict[str, FieldInfo]:
+    leaves: dict[str, FieldInfo] = {}
+    for name, info in model.model_fields.items():
+        if isinstance(info.annotation, type) and issubclass(info.annotation, Section):
+            leaves |= _leaves(info.annotation, f"{prefix}{name}.")
+        else:
+            leaves[prefix + name] = info
+    return leaves
+
+
+LEAVES: Mapping[str, FieldInfo] = _leaves(Settings)
+"""Every setting by its key, sections joined by dots."""
+
+ENVIRONMENT: Mapping[str, str] = {f"WHIMBREL_{key.upper().replace('.', '_')}": key for key in LEAVES}
+"""Every environment variable, and the key that it sets."""

@@ -1,0 +1,31 @@
+"""The filter grammar: parsed once to a tree that each store, the lexicon and the catalog compile."""
+
+from whimbrel.filters.grammar import (
+    And,
+    Compare,
+    Filter,
+    Not,
+    Op,
+    Or,
+    Scalar,
+    flatten,
+    matches,
+    normalise_metadata,
+    parse,
+    to_json,
+)
+
+__all__ = [
+    "And",
+    "Compare",
+    "Filter",
+    "Not",
+    "Op",
+    "Or",
+    "Scalar",
+    "flatten",
+    "matches",
+    "normalise_metadata",
+    "parse",
+    "to_json",
+]

@@ -1,0 +1,111 @@
+"""The jobs that read documents: `ingest` for files and folders, `add` for texts that were handed in."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any
+
+from whimbrel.catalog import collections, jobs
+from whimbrel.catalog.collections import Collection
+from whimbrel.errors import CollectionNotFound, Conflict
+from whimbrel.ingest.pipeline import Cutting, Guard, Ingest, IngestArgs, path_of
+from whimbrel.ingest.workers import ExtractionPool
+from whimbrel.owner.runner import JobContext
+
+UPLOADS_AT_ONCE = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What reading documents needs; wired by `whimbrel.app`."""
+
+    pool: Callable[[], ExtractionPool]
+    cutting_of: Callable[[Collection], Cutting]
+    """How a collection's documents are cut."""
+    guard: Guard
+    in_flight: int
+
+    async def ingest(self, context: JobContext) -> Mapping[str, Any]:
+        """Handler of `ingest` jobs. After a crash it walks again: what is done is unchanged, and costs a `stat`."""
+        arguments = context.job.args
+        args = IngestArgs(
+            paths=[path_of(path) for path in arguments["paths"]],
+            external_id=arguments.get("id"),
+            metadata=arguments.get("metadata"),
+            allow_gone=bool(arguments.get("allow_gone")),
+        )
+        run = await asyncio.to_thread(self._run, context)
+        began = time.monotonic()
+        await context.checkpoint(documents=0)
+        async with aclosing(run.files(args)) as reports:
+            async for report in reports:
+                counts = report.counts
+                await context.checkpoint(
+                    documents=report.seen,
+                    added=counts.added,
+                    changed=counts.changed,
+                    unchanged=counts.unchanged,
+                    failed=counts.failed,
+                    removed=counts.removed,
+                    chunks=counts.chunks_added,
+                    position=counts.head,
+                )
+        return {**self._position(context, run), "seconds": round(time.monotonic() - began, 2)}
+
+    async def add(self, context: JobContext) -> Mapping[str, Any]:
+        """Handler of `add` jobs. The cursor is the last upload that was committed."""
+        run = await asyncio.to_thread(self._run, context)
+        after = int(context.cursor.get("after", -1))
+        began = time.monotonic()
+        while True:
+            some = await asyncio.to_thread(self._uploads, context, after)
+            if not some:
+                break
+            run.report.seen += len(some)
+            await run.texts([run.text(about, data) for _, about, data in some])
+            after = some[-1][0]
+            await asyncio.to_thread(self._taken_in, context, after)
+            await context.checkpoint(cursor={"after": after}, documents=run.report.seen)
+        return {**self._position(context, run), "seconds": round(time.monotonic() - began, 2)}
+
+    def _uploads(self, context: JobContext, after: int) -> list[tuple[int, dict[str, Any], bytes]]:
+        with context.catalog.read() as connection:
+            return jobs.uploads(connection, context.job.id, after, UPLOADS_AT_ONCE)
+
+    def _taken_in(self, context: JobContext, upto: int) -> None:
+        """What is in the collection now need not wait here for the end of the job: an erasure would miss it."""
+        with context.catalog.write(fence=context.fence) as connection:
+            jobs.drop_uploads(connection, context.job.id, upto)
+
+    def _run(self, context: JobContext) -> Ingest:
+        collection_id = context.job.args["collection_id"]
+        with context.catalog.read() as connection:
+            collection = collections.by_id(connection, collection_id)
+        if collection is None or collection.deleting:
+            raise CollectionNotFound(
+                f"The collection {context.job.collection!r} has been deleted meanwhile.", "Nothing was written."
+            )
+        return Ingest(
+            context.catalog,
+            collection_id,
+            cutting=self.cutting_of(collection),
+            pool=self.pool(),
+            guard=self.guard,
+            fence=context.fence,
+            in_flight=self.in_flight,
+        )
+
+    def _position(self, context: JobContext, run: Ingest) -> dict[str, Any]:
+        """The report; with the head of the log where nothing was written, so that there is a position to wait for."""
+        found = run.report.as_dict()
+        if not found["position"]:
+            with context.catalog.read() as connection:
+                collection = collections.by_id(connection, run.collection_id)
+            if collection is None:
+                raise Conflict("The collection was deleted while the job ran.", "Nothing else was changed.")
+            found["position"] = collection.head
+        return {"collection": context.job.collection, **found}

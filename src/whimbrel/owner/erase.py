@@ -1,0 +1,138 @@
+"""Erasure: a purged document leaves everything.
+
+Its rows go at once, in the transaction that asks for the purge: no search can hydrate it any more. The job then follows
+the text to where it may still lie: vectors of record, views, views' old versions, the log, the free pages of files. Old
+versions of a view can only be removed when no reader can have them open, which takes `erasure_grace_s`; the job says
+until when it waits.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import Connection, delete, select
+
+from whimbrel.catalog import collections, documents, erase, jobs, log, vectors
+from whimbrel.catalog import tables as t
+from whimbrel.catalog.collections import Collection
+from whimbrel.catalog.engine import now
+from whimbrel.domain import Job, ViewState
+from whimbrel.errors import Busy, Conflict
+from whimbrel.owner.follower import Follower
+from whimbrel.owner.owner import Owner
+from whimbrel.owner.runner import READING, JobContext, PutAway
+
+
+def request_purge(connection: Connection, collection: Collection, keys: Sequence[int]) -> Job:
+    """Take documents out of sight at once, and enqueue the job that removes every trace of them."""
+    log.lock(connection, collection.id)
+    changes = documents.drop_contents(connection, keys)
+    position = log.append(connection, collection.id, changes)
+    connection.execute(delete(t.documents).where(t.documents.c.id.in_(keys)))
+    job, _ = jobs.enqueue(
+        connection,
+        "purge",
+        collection_id=collection.id,
+        collection=collection.name,
+        args={"position": position, "documents": len(keys), "chunks": len(changes)},
+    )
+    return job
+
+
+class Eraser:
+    """Handler of `purge` jobs."""
+
+    def __init__(self, grace_s: float) -> None:
+        self.grace_s = grace_s
+
+    async def __call__(self, context: JobContext) -> Mapping[str, Any]:
+        owner = context.owner
+        if owner is None:
+            raise Conflict("Only the owner can erase.", "Start `whimbrel serve` or `whimbrel owner`.")
+        collection_id = await asyncio.to_thread(self._collection, context)
+        if not context.cursor.get("compacted"):
+            await self._wait_for_views(context, owner, collection_id)
+            await asyncio.to_thread(self._sweep, context)
+            if self.grace_s > 0:
+                await self._erase_views(context, owner, collection_id)
+                expires = now() + self.grace_s
+                cursor = {"compacted": True, "expires": expires}
+                raise PutAway(
+                    expires, cursor, waiting_for="old versions of views to expire", completes_at=_iso(expires)
+                )
+        await self._erase_views(context, owner, collection_id)
+        await asyncio.to_thread(self._sweep, context)
+        await asyncio.to_thread(self._forget, context, collection_id)
+        scrubbed = await asyncio.to_thread(erase.scrub, context.catalog)
+        if not scrubbed.done:
+            raise PutAway(
+                now() + 10.0,
+                {"compacted": True, "expires": context.cursor.get("expires", now())},
+                waiting_for=" ".join(scrubbed.held_by),
+                completes_at=_iso(now() + 10.0),
+            )
+        return {
+            "documents": context.job.args["documents"],
+            "chunks": context.job.args["chunks"],
+            "completed_at": _iso(now()),
+            "notes": list(scrubbed.notes),
+        }
+
+    def _collection(self, context: JobContext) -> int:
+        with context.catalog.read() as connection:
+            return int(
+                connection.execute(select(t.jobs.c.collection_id).where(t.jobs.c.id == context.job.id)).scalar_one()
+            )
+
+    async def _wait_for_views(self, context: JobContext, owner: Owner, collection_id: int) -> None:
+        position = int(context.job.args["position"])
+        owner.wake()
+        waited = 0.0
+        while not await owner.wait_for_views(collection_id, position):
+            if waited >= 30.0:
+                raise PutAway(now() + 10.0, context.cursor, waiting_for="views to catch up", completes_at="unknown")
+            await context.checkpoint(waiting_for="views to catch up")
+            await asyncio.sleep(0.1)
+            waited += 0.1
+
+    async def _erase_views(self, context: JobContext, owner: Owner, collection_id: int) -> None:
+        with context.catalog.read() as connection:
+            views = collections.views(connection, collection_id)
+        for row in views:
+            if row.view.state is ViewState.RETIRED:
+                raise PutAway(
+                    now() + 15.0,
+                    context.cursor,
+                    waiting_for=f"view {row.id}, which has been replaced, to be dropped",
+                    completes_at="when `whimbrel view list` shows it no more",
+                )
+            follower = await self._follower(owner, row.id)
+            async with follower.turn:
+                await follower.target.erase(grace_s=self.grace_s)
+
+    async def _follower(self, owner: Owner, view: int) -> Follower:
+        for _ in range(100):  # an owner that has just begun has not opened it yet
+            follower = owner.followers.get(view)
+            if follower is not None:
+                return follower
+            await asyncio.sleep(0.1)
+        raise Busy(f"View {view} cannot be opened now.", "The erasure goes on when it can be.")
+
+    def _sweep(self, context: JobContext) -> None:
+        with context.catalog.write(fence=context.fence) as connection:
+            vectors.sweep(connection)
+
+    def _forget(self, context: JobContext, collection_id: int) -> None:
+        """The log loses what came before the purge: the ids of deleted chunks are hashes of their text. And ended jobs
+        lose the names and metadata that they were given."""
+        with context.catalog.write(fence=context.fence) as connection:
+            positions = [row.view.position for row in collections.fed(collections.views(connection, collection_id))]
+            log.cut(connection, collection_id, min([int(context.job.args["position"]), *positions]))
+            jobs.redact(connection, collection_id, READING)
+
+
+def _iso(at: float) -> str:
+    return datetime.fromtimestamp(at, UTC).isoformat(timespec="seconds")

@@ -1,0 +1,239 @@
+"""What an applier writes to: a store or a lexicon behind one interface."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import json
+import shutil
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from whimbrel.catalog.rows import ChunkRows, digest
+from whimbrel.domain import Position
+from whimbrel.errors import Busy
+from whimbrel.lexicon.base import LexicalRows
+from whimbrel.lexicon.tantivy import TantivyLexicon
+from whimbrel.stores.base import DENSE, Records, Store
+
+T = TypeVar("T")
+
+
+class Target(ABC):
+    """The data of one view, open for writing."""
+
+    @abstractmethod
+    async def exists(self) -> bool: ...
+
+    @abstractmethod
+    async def create(self) -> None: ...
+
+    @abstractmethod
+    async def position(self) -> Position | None: ...
+
+    @abstractmethod
+    async def apply(
+        self, rows: ChunkRows | None, deletes: Sequence[str], position: Position | None, *, new: bool
+    ) -> None:
+        """Write rows and deletions; then the position, unless it is None (there is more to come before it holds)."""
+
+    @abstractmethod
+    async def count(self) -> int: ...
+
+    async def check(self) -> None:
+        """Compare the files with what was written, where that can be told. Raises `ViewDamaged`."""
+
+    @abstractmethod
+    def digests(self, rows: ChunkRows) -> list[str]:
+        """What `scan` should say of these rows."""
+
+    @abstractmethod
+    def scan(self) -> AsyncIterator[tuple[list[str], list[str]]]:
+        """Every row as (ids, digests), in batches."""
+
+    @abstractmethod
+    async def maintain(self, *, full: bool = False) -> None: ...
+
+    @abstractmethod
+    async def settle(self) -> None:
+        """Nothing has come for a while: tidy up to the last row."""
+
+    @abstractmethod
+    async def erase(self, *, grace_s: float) -> None: ...
+
+    @abstractmethod
+    async def drop(self) -> None:
+        """Remove the data, however damaged; nothing happens where there is none."""
+
+    @abstractmethod
+    async def close(self) -> None: ...
+
+
+class StoreTarget(Target):
+    def __init__(self, store: Store) -> None:
+        self.store = store
+
+    async def exists(self) -> bool:
+        return await self.store.exists()
+
+    async def create(self) -> None:
+        await self.store.create()
+
+    async def position(self) -> Position | None:
+        return await self.store.position()
+
+    async def apply(
+        self, rows: ChunkRows | None, deletes: Sequence[str], position: Position | None, *, new: bool
+    ) -> None:
+        records = _records(rows) if rows is not None and len(rows) else None
+        if position is not None:
+            await self.store.apply(records, deletes, position, new=new)
+            return
+        if deletes:
+            await self.store.delete(deletes)
+        if records is not None:
+            await self.store.upsert(records, new=new)
+
+    async def count(self) -> int:
+        return await self.store.count()
+
+    def digests(self, rows: ChunkRows) -> list[str]:
+        return _record_digests(_records(rows))
+
+    async def scan(self) -> AsyncIterator[tuple[list[str], list[str]]]:
+        async for records in self.store.scan():
+            yield list(records.ids), _record_digests(records)
+
+    async def maintain(self, *, full: bool = False) -> None:
+        await self.store.maintain(full=full)
+
+    async def settle(self) -> None:
+        await self.store.settle()
+
+    async def erase(self, *, grace_s: float) -> None:
+        await self.store.erase(grace_s=grace_s)
+
+    async def drop(self) -> None:
+        await self.store.drop()
+
+    async def close(self) -> None:
+        await self.store.close()
+
+
+def _records(rows: ChunkRows) -> Records:
+    assert rows.vectors is not None
+    return Records(ids=rows.ids, vectors={DENSE: rows.vectors}, texts=rows.texts, metadata=rows.metadata)
+
+
+def _record_digests(records: Records) -> list[str]:
+    found = []
+    for text, metadata, vector in zip(records.texts, records.metadata, records.vectors[DENSE], strict=True):
+        canonical = json.dumps([text, metadata], sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+        hashed = hashlib.blake2b(canonical.encode("utf-8", "surrogatepass"), digest_size=16)
+        hashed.update(vector.astype("<f4").tobytes())
+        found.append(hashed.hexdigest())
+    return found
+
+
+class LexiconTarget(Target):
+    def __init__(self, path: Path, language: str) -> None:
+        self._path = path
+        self._language = language
+        self._open: TantivyLexicon | None = None
+
+    @property
+    def lexicon(self) -> TantivyLexicon:
+        if self._open is None:
+            self._open = TantivyLexicon.open(self._path, language=self._language, writable=True)
+        return self._open
+
+    async def exists(self) -> bool:
+        return TantivyLexicon.exists(self._path)
+
+    async def create(self) -> None:
+        self._open = await _finished(TantivyLexicon.create, self._path, language=self._language)
+
+    async def position(self) -> Position | None:
+        return await _finished(lambda: self.lexicon.position())
+
+    async def apply(
+        self, rows: ChunkRows | None, deletes: Sequence[str], position: Position | None, *, new: bool
+    ) -> None:
+        def work() -> None:
+            lexical = _lexical(rows) if rows is not None and len(rows) else None
+            self.lexicon.apply(lexical, deletes, position)
+
+        await _finished(work)
+
+    async def count(self) -> int:
+        return await _finished(lambda: self.lexicon.count())
+
+    async def check(self) -> None:
+        await _finished(lambda: self.lexicon.check())
+
+    def digests(self, rows: ChunkRows) -> list[str]:
+        return _row_digests(rows)
+
+    async def scan(self) -> AsyncIterator[tuple[list[str], list[str]]]:
+        rows = await _finished(lambda: list(self.lexicon.scan()))
+        for start in range(0, len(rows), 5_000):
+            batch = rows[start : start + 5_000]
+            yield [row[0] for row in batch], [row[1] for row in batch]
+
+    async def maintain(self, *, full: bool = False) -> None:
+        await _finished(lambda: self.lexicon.maintain(full=full))
+
+    async def settle(self) -> None:
+        # Deleted rows count in BM25's statistics until they are merged away: let the past leave the scores.
+        await self.maintain(full=True)
+
+    async def erase(self, *, grace_s: float) -> None:
+        def work() -> bool:
+            return self.lexicon.erase()
+
+        for _ in range(20):
+            if await _finished(work):
+                return
+            await asyncio.sleep(0.5)
+        raise Busy("A search keeps old files of the lexicon open.", "The erasure goes on when it has ended.")
+
+    async def drop(self) -> None:
+        def work() -> None:
+            if self._open is not None:
+                self._open.close()
+                self._open = None
+            with contextlib.suppress(FileNotFoundError):
+                shutil.rmtree(self._path)  # also where it is too damaged to be opened
+
+        await _finished(work)
+
+    async def close(self) -> None:
+        if self._open is not None:
+            lexicon, self._open = self._open, None
+            await _finished(lexicon.close)
+
+
+async def _finished(work: Callable[..., T], *args: Any, **options: Any) -> T:
+    """Run in a thread, to its end also when the task is cancelled: nobody may find the files being written still."""
+    running = asyncio.ensure_future(asyncio.to_thread(work, *args, **options))
+    try:
+        return await asyncio.shield(running)
+    except asyncio.CancelledError:
+        await asyncio.wait([running])
+        raise
+
+
+def _lexical(rows: ChunkRows) -> LexicalRows:
+    return LexicalRows(
+        ids=rows.ids, titles=rows.titles, texts=rows.texts, metadata=rows.metadata, digests=_row_digests(rows)
+    )
+
+
+def _row_digests(rows: ChunkRows) -> list[str]:
+    return [
+        digest(title, text, metadata)
+        for title, text, metadata in zip(rows.titles, rows.texts, rows.metadata, strict=True)
+    ]

@@ -1,0 +1,330 @@
+"""Searching: embed the query while the lexicon runs, search both views, fuse, threshold, hydrate.
+
+What is out or behind is said in `degraded`, never hidden. Every hit is read from the catalog by its id, so a view that
+lags cannot serve what is gone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from whimbrel.catalog import collections, rows
+from whimbrel.catalog.collections import Collection, ViewRow
+from whimbrel.catalog.engine import Catalog
+from whimbrel.catalog.rows import Hydrated
+from whimbrel.domain import EmbedKind, Hit, Matches, Mode, SearchResult, ViewState
+from whimbrel.errors import BadQuery, UserError, ViewDamaged, ViewError, WaitTimeout, WhimbrelError
+from whimbrel.filters import Filter, parse
+from whimbrel.models.embedders.base import Embedder
+from whimbrel.search.fusion import Candidate, fuse
+from whimbrel.search.readers import Readers
+from whimbrel.search.turns import Turns
+
+logger = logging.getLogger("whimbrel.search")
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    top_k: int
+    max_top_k: int
+    max_query_chars: int
+    candidates: int
+    timeout_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class SearchRequest:
+    query: str
+    collection: str = "default"
+    top_k: int | None = None
+    mode: Mode = Mode.HYBRID
+    filter: Any = None
+    """In the surface grammar; see `whimbrel.filters`."""
+    threshold: float = 0.0
+    """Hits that score less are left out."""
+    min_position: int = 0
+    """Wait until every view that is searched has passed this position."""
+
+
+@dataclass(slots=True)
+class _Run:
+    """One search under way."""
+
+    collection: Collection
+    store: ViewRow | None
+    lexicon: ViewRow | None
+    where: Filter | None
+    degraded: list[str]
+    timings: dict[str, float]
+
+
+class SearchEngine:
+    def __init__(
+        self,
+        catalog: Catalog,
+        readers: Readers,
+        embedder_for: Callable[[int], Embedder],
+        limits: Limits,
+        *,
+        may_judge: Callable[[], bool] = lambda: True,
+    ) -> None:
+        """`may_judge`: whether a view whose data cannot be read here is damaged: not where the data lies elsewhere."""
+        self.catalog = catalog
+        self.readers = readers
+        self.limits = limits
+        self._embedder_for = embedder_for
+        self._may_judge = may_judge
+        self._turns = Turns(limits.timeout_s)
+        self._embedders: dict[int, Embedder] = {}
+        self._background: set[asyncio.Task[None]] = set()
+
+    async def search(self, request: SearchRequest) -> SearchResult:
+        """Raises `BadQuery`, `BadFilter`, `CollectionNotFound`; `Busy`; `ViewError` when no view could answer."""
+        began = time.perf_counter()
+        k = self._check(request)
+        where = parse(request.filter)
+        run = await self._begin(request, where)
+        async with self._turns.take():
+            hits = await self._find(request, run, k)
+        run.timings["total"] = _ms(began)
+        searched = [row.view.position for row in (run.store, run.lexicon) if row is not None]
+        return SearchResult(hits, min(searched, default=0), run.degraded, run.timings)
+
+    async def _find(self, request: SearchRequest, run: _Run, k: int) -> list[Hit]:
+        wanted = max(self.limits.candidates, 2 * k)
+        while True:
+            dense, lexical = await self._both(request, run, wanted)
+            candidates = fuse(request.mode, dense, lexical)
+            hits = await self._hydrate(run, candidates, k, request.threshold)
+            found = max((len(matches.ids) for matches in (dense, lexical) if matches is not None), default=0)
+            # Rows that a lagging view still holds and the catalog has no more take places: look further down.
+            if len(hits) >= k or found < wanted or request.threshold > 0 or wanted >= 16 * self.limits.max_top_k:
+                return hits
+            wanted *= 4
+
+    async def embed_texts(self, collection: str, texts: Sequence[str], kind: EmbedKind) -> npt.NDArray[np.float32]:
+        """Vectors in the space of a collection's live store view."""
+
+        def space() -> int | None:
+            with self.catalog.read() as connection:
+                store, _ = collections.live_views(connection, collections.find(connection, collection))
+                return store.view.space_id if store else None
+
+        space_id = await asyncio.to_thread(space)
+        if space_id is None:
+            raise ViewDamaged("The collection has no vector view yet.", "Wait until the owner has built it.")
+        return await (await self._embedder(space_id)).embed(texts, kind)
+
+    async def warm(self) -> None:
+        """Open every live view and the embedder, so that the first search is like the others."""
+        names = await asyncio.to_thread(self._names)
+        for name in names:
+            request = SearchRequest("warm up", collection=name, top_k=1)
+            try:
+                await self.search(request)
+            except ViewError:
+                continue  # it is being built; the search that comes will say so
+
+    def _names(self) -> list[str]:
+        with self.catalog.read() as connection:
+            return [collection.name for collection in collections.every(connection)]
+
+    def _check(self, request: SearchRequest) -> int:
+        k = self.limits.top_k if request.top_k is None else request.top_k
+        if not request.query.strip():
+            raise BadQuery("The query is empty.", "Send a question or some words.")
+        if len(request.query) > self.limits.max_query_chars:
+            raise BadQuery(
+                f"The query has {len(request.query):,} characters; at most {self.limits.max_query_chars:,} are read.",
+                "Shorten it, or raise `search.max_query_chars`.",
+            )
+        if any("\ud800" <= letter <= "\udfff" for letter in request.query):
+            raise BadQuery("The query holds half a character (a lone surrogate).", "Decode its bytes as UTF-8 first.")
+        if not 1 <= k <= self.limits.max_top_k:
+            raise BadQuery(f"top_k is {k}; it must be 1 to {self.limits.max_top_k}.", "Ask for fewer hits.")
+        if not 0 <= request.threshold <= 1:
+            raise BadQuery("The threshold must lie between 0 and 1, as scores do.", "Leave it out to see all hits.")
+        return k
+
+    async def _begin(self, request: SearchRequest, where: Filter | None) -> _Run:
+        began = time.perf_counter()
+        deadline = time.monotonic() + self.limits.timeout_s
+        while True:
+            collection, store, lexicon = await asyncio.to_thread(self._read, request.collection)
+            wanted = [row for row, other in ((store, Mode.LEXICAL), (lexicon, Mode.DENSE)) if request.mode is not other]
+            store = store if request.mode is not Mode.LEXICAL else None
+            lexicon = lexicon if request.mode is not Mode.DENSE else None
+            if all(row is not None and row.view.position >= request.min_position for row in wanted):
+                break
+            if request.min_position <= 0:
+                break
+            if request.min_position > collection.head:
+                raise BadQuery(
+                    f"min_position is {request.min_position}, and the collection's log ends at {collection.head}.",
+                    "Use the position that a write answered with.",
+                )
+            if time.monotonic() > deadline:
+                raise WaitTimeout(
+                    f"The views have not reached position {request.min_position} in {self.limits.timeout_s:.0f} s.",
+                    "The write is safe. Search without min_position, or look at `whimbrel status`.",
+                )
+            await asyncio.sleep(0.05)
+        run = _Run(collection, store, lexicon, where, [], {"catalog": _ms(began)})
+        for name, row in (("store", store), ("lexicon", lexicon)):
+            self._say_lag(run, name, row, wanted=request.mode)
+        return run
+
+    def _read(self, name: str) -> tuple[Collection, ViewRow | None, ViewRow | None]:
+        with self.catalog.read() as connection:
+            collection = collections.find(connection, name)
+            return collection, *collections.live_views(connection, collection)
+
+    def _say_lag(self, run: _Run, name: str, row: ViewRow | None, *, wanted: Mode) -> None:
+        used = {"store": Mode.LEXICAL, "lexicon": Mode.DENSE}[name] is not wanted
+        if row is None and used and run.collection.head > 0:
+            run.degraded.append(f"{name}: no live view; it is being built")
+        elif row is not None and row.view.position < run.collection.head:
+            behind = run.collection.head - row.view.position
+            why = f" ({row.view.error})" if row.view.error else ""
+            run.degraded.append(f"{name}: {behind} changes behind{why}")
+        elif row is not None and row.view.error and row.view.state is ViewState.LIVE:
+            run.degraded.append(f"{name}: {row.view.error}")
+
+    async def _both(self, request: SearchRequest, run: _Run, wanted: int) -> tuple[Matches | None, Matches | None]:
+        """Both halves at once, bounded in time. Raises only when neither could answer."""
+        halves: list[Awaitable[Matches | WhimbrelError | None]] = [
+            self._half(run, "store", run.store, lambda row: self._dense(request, run, row, wanted)),
+            self._half(run, "lexicon", run.lexicon, lambda row: self._lexical(request, run, row, wanted)),
+        ]
+        dense, lexical = await asyncio.gather(*halves)
+        failures = [found for found in (dense, lexical) if isinstance(found, WhimbrelError)]
+        answered = [found for found in (dense, lexical) if isinstance(found, Matches)]
+        if failures and not answered:
+            raise failures[0]
+        if not answered and run.collection.head > 0:
+            raise ViewDamaged(
+                f"No view of {run.collection.name!r} can answer yet: they are being built.",
+                "Nothing is lost. Try again shortly; `whimbrel status` shows how far they are.",
+            )
+        return _matches(dense), _matches(lexical)
+
+    async def _half(
+        self, run: _Run, name: str, row: ViewRow | None, search: Callable[[ViewRow], Awaitable[Matches]]
+    ) -> Matches | WhimbrelError | None:
+        if row is None:
+            return None
+        try:
+            return await asyncio.wait_for(search(row), self.limits.timeout_s)
+        except TimeoutError:
+            error: WhimbrelError = ViewError(f"no answer in {self.limits.timeout_s:.0f} s", "Try again.")
+        except ViewDamaged as damaged:
+            error = damaged
+            await self.readers.close(row.id)
+            if row.view.state is ViewState.LIVE and not row.suspect:
+                self._in_background(asyncio.to_thread(self._suspect, row.id, damaged.message))
+        except UserError:
+            raise  # the request is wrong: the other half would hide it
+        except WhimbrelError as other:
+            error = other
+        except Exception as defect:  # of ours or of a library, in one half: the other one answers
+            logger.exception("searching the %s of %s failed", name, run.collection.name)
+            error = ViewError(f"{type(defect).__name__} inside it; the log has the details", "Please report it.")
+        run.degraded.append(f"{name}: {error}")
+        return error
+
+    def _suspect(self, view: int, reason: str) -> None:
+        """Tell the owner, which builds it again. A search does not wait for that: writing may take long just now."""
+        try:
+            if not self._may_judge():
+                return
+            with self.catalog.write() as connection:
+                collections.set_view(connection, view, suspect=reason)
+        except WhimbrelError as error:
+            logger.warning("view %s seems damaged, and that could not be noted: %s", view, error.message)
+
+    def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+
+    async def _dense(self, request: SearchRequest, run: _Run, row: ViewRow, wanted: int) -> Matches:
+        assert row.view.space_id is not None
+        embedder = await self._embedder(row.view.space_id)
+        store, vector = await asyncio.gather(
+            self.readers.store(row), _timed(run.timings, "embed", embedder.embed([request.query], EmbedKind.QUERY))
+        )
+        return await _timed(run.timings, "store", store.search(vector[0], wanted, run.where))
+
+    async def _lexical(self, request: SearchRequest, run: _Run, row: ViewRow, wanted: int) -> Matches:
+        lexicon = await self.readers.lexicon(row, run.collection.language)
+        work = asyncio.to_thread(lexicon.search, request.query, wanted, run.where)
+        return await _timed(run.timings, "lexicon", work)
+
+    async def _embedder(self, space_id: int) -> Embedder:
+        found = self._embedders.get(space_id)
+        if found is None:
+            found = self._embedders[space_id] = await asyncio.to_thread(self._embedder_for, space_id)
+        return found
+
+    async def _hydrate(self, run: _Run, candidates: list[Candidate], k: int, threshold: float) -> list[Hit]:
+        began = time.perf_counter()
+        good = [candidate for candidate in candidates if candidate.score >= threshold]
+        chunking = next((row.view.chunking_id for row in (run.store, run.lexicon) if row is not None), 0)
+        hits: list[Hit] = []
+        for start in range(0, len(good), k):  # almost always the first k are there
+            some = good[start : start + k]
+            found = await asyncio.to_thread(self._load, run.collection.id, chunking, [c.chunk_id for c in some])
+            for candidate in some:
+                chunk = found.get(candidate.chunk_id)
+                if chunk is not None and len(hits) < k:
+                    hits.append(_hit(len(hits) + 1, candidate.score, chunk))
+            if len(hits) >= k:
+                break
+        run.timings["hydrate"] = _ms(began)
+        return hits
+
+    def _load(self, collection_id: int, chunking: int, ids: list[str]) -> dict[str, Hydrated]:
+        with self.catalog.read() as connection:
+            return rows.hydrate(connection, collection_id, chunking, ids)
+
+
+def _hit(rank: int, score: float, chunk: Hydrated) -> Hit:
+    return Hit(
+        rank=rank,
+        score=round(score, 6),
+        chunk_id=chunk.chunk_id,
+        document_id=chunk.document_id,
+        uri=chunk.uri,
+        title=chunk.title,
+        text=chunk.text,
+        start=chunk.start,
+        end=chunk.end,
+        metadata=chunk.metadata,
+        page=chunk.page,
+    )
+
+
+def _matches(found: Matches | WhimbrelError | None) -> Matches | None:
+    return found if isinstance(found, Matches) else None
+
+
+async def _timed(timings: dict[str, float], name: str, work: Awaitable[T]) -> T:
+    began = time.perf_counter()
+    try:
+        return await work
+    finally:
+        timings[name] = _ms(began)
+
+
+def _ms(began: float) -> float:
+    return round((time.perf_counter() - began) * 1000, 2)

@@ -1,0 +1,49 @@
+"""One score per mode, 0..1, comparable between queries.
+
+| mode | score |
+|---|---|
+| dense | `max(0, c)`: c is the cosine between query and chunk |
+| lexical | BM25 as a share of its upper bound: what the query's terms at full weight would give |
+| hybrid | the mean of the two; a half that did not find the chunk counts 0 |
+
+Nothing in them depends on the other hits of the query. Ties break by chunk id.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from whimbrel.domain import Matches, Mode
+
+WEIGHT_DENSE = 0.5
+
+
+class Candidate(NamedTuple):
+    chunk_id: str
+    score: float
+
+
+def fuse(mode: Mode, dense: Matches | None, lexical: Matches | None) -> list[Candidate]:
+    """Candidates, best first. A view that did not answer is None; in hybrid mode the other half then stands alone."""
+    if mode is Mode.DENSE or (mode is Mode.HYBRID and lexical is None):
+        return _ranked(_scores(dense))
+    if mode is Mode.LEXICAL or dense is None:
+        return _ranked(_scores(lexical))
+    scores: dict[str, float] = {}
+    for chunk_id, score in _scores(dense):
+        scores[chunk_id] = WEIGHT_DENSE * score
+    for chunk_id, score in _scores(lexical):
+        scores[chunk_id] = scores.get(chunk_id, 0.0) + (1 - WEIGHT_DENSE) * score
+    return _ranked(list(scores.items()))
+
+
+def _scores(matches: Matches | None) -> list[tuple[str, float]]:
+    if matches is None:
+        return []
+    return list(zip(matches.ids, matches.scores.tolist(), strict=True))
+
+
+def _ranked(scores: Sequence[tuple[str, float]]) -> list[Candidate]:
+    ordered = sorted(scores, key=lambda pair: (-pair[1], pair[0]))
+    return [Candidate(chunk_id, min(max(score, 0.0), 1.0)) for chunk_id, score in ordered]

@@ -1,0 +1,1 @@
+"""The HTTP API: `create_app` in `whimbrel.server.app`, `serve` in `whimbrel.server.serve`."""

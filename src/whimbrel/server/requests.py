@@ -1,0 +1,98 @@
+"""What the API takes: one class for each body. An unknown field is refused, with the nearest one that there is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictFloat, StrictInt, StrictStr, model_validator
+from pydantic_core import PydanticCustomError
+
+from whimbrel.domain import Mode
+
+Wait = Literal["none", "job", "lexical", "all"]
+
+
+def _storable(value: Any) -> Any:
+    """What a database can hold as text: no zero byte, no half of a surrogate pair. Looks into lists and objects."""
+    pending = [value]
+    while pending:
+        one = pending.pop()
+        if isinstance(one, str):
+            if "\0" in one:
+                raise PydanticCustomError("zero_byte", "holds a zero byte (\\u0000)")
+            if not one.isascii() and not _encodes(one):
+                raise PydanticCustomError("surrogate", "holds half of a surrogate pair, which is no character")
+        elif isinstance(one, dict):
+            pending += one.keys()
+            pending += one.values()
+        elif isinstance(one, list):
+            pending += one
+    return value
+
+
+def _encodes(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+Text = Annotated[StrictStr, AfterValidator(_storable)]
+Value = Annotated[Any, AfterValidator(_storable)]
+
+
+class Body(BaseModel):
+    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known(cls, value: Any) -> Any:
+        if isinstance(value, dict):
+            for name in value:
+                if name not in cls.model_fields:
+                    raise PydanticCustomError("unknown_field", "{said}", {"said": unknown(name, cls.model_fields)})
+        return value
+
+
+def unknown(name: object, known: Iterable[str]) -> str:
+    near = get_close_matches(str(name)[:50], list(known), n=1, cutoff=0.5)
+    shown = str(name)[:50].encode("ascii", "replace").decode()
+    guess = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
+    return f"there is no field {shown!r}; {guess}"
+
+
+class Searching(Body):
+    query: Text = Field(description="A question or words.")
+    collection: Text = "default"
+    top_k: StrictInt | None = Field(None, description="Hits wanted; without it, `search.top_k`.")
+    mode: Mode = Mode.HYBRID
+    filter: Value = Field(None, description='On metadata: `{"site": "docs", "year": {"$gte": 2020}}`.')
+    threshold: StrictFloat | StrictInt = Field(0.0, description="Hits that score less are left out; 0 to 1.")
+
+
+class SearchBody(Searching):
+    min_position: StrictInt = Field(0, description="Wait until this position of the log can be found: one's own write.")
+
+
+class QueryBody(Searching):
+    top_k: StrictInt | None = Field(None, description="Passages to answer from; without it, 8.")
+
+
+class Upload(Body):
+    text: Text = Field(description="The document, as plain text or Markdown.")
+    id: Text | None = Field(None, description="Your own id: the same id again replaces the document.")
+    uri: Text | None = Field(None, description="Where it comes from; its identity where there is no id.")
+    title: Text | None = None
+    metadata: Value = Field(None, description="A JSON object. Left out, what the document had stays.")
+    name: Text | None = Field(None, description="A file name: its ending says how the text is read.")
+
+
+class DocumentsBody(Body):
+    documents: list[Upload]
+    collection: Text = Field("default", description="Made if there is none.")
+    wait: Wait = Field(
+        "none", description="Answer at once, when the `job` is done, or when words (`lexical`) or `all` views find it."
+    )

