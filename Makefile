@@ -62,8 +62,8 @@ docs: $(DEV) ## Build the documentation as a site in site/.
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 lock: ## For maintainers: resolve both lock files anew (needs uv; `UV=path`). Upgrades nothing that still fits.
-	$(LOCK) --extra postgres --group build pyproject.toml -o requirements.lock
-	$(LOCK) --extra postgres --group dev -c requirements.lock pyproject.toml -o requirements-dev.lock
+	$(LOCK) --extra all --group build pyproject.toml -o requirements.lock
+	$(LOCK) --extra all --group dev --group bench -c requirements.lock pyproject.toml -o requirements-dev.lock
 
 clean: ## Back to a bare checkout.
 	rm -rf .venv .demo site dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -176,12 +176,69 @@ class Citation:
 
 
 @dataclass(frozen=True, slots=True)
+class Evidence:
+    """What of a cited passage was held against a sentence, and what came of it."""
+
+    marker: int
+    start: int
+    """In the document's text, as all offsets of passages."""
+    end: int
+    supported: str
+    """`yes`, `partly` or `no`."""
+    score: float
+    """0..1, by the method that judged; see `whimbrel.answer.checking`."""
+    reason: str = ""
+    """Why it is not `yes`, in words: "the number 1,024 is not in it"."""
+
+
+@dataclass(frozen=True, slots=True)
+class CheckedSentence:
+    """A sentence of an answer: the span `[start, end)` of its text, without the markers that follow it."""
+
+    start: int
+    end: int
+    markers: Sequence[int]
+    """The citations that it bears; empty where it cites nothing."""
+    supported: str
+    """`yes`, `partly` or `no`: by all that it cites together. `no` where it cites nothing."""
+    evidence: Sequence[Evidence] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Answer:
     answer: str
     citations: Sequence[Citation]
     model: str
     degraded: Sequence[str] = ()
     usage: Mapping[str, Any] = field(default_factory=dict)
+    """Tokens where a model wrote it, and counts: `citations_removed`, `sentences_embedded`."""
+    sentences: Sequence[CheckedSentence] = ()
+    abstained: bool = False
+    """The collection does not answer the question, and the answer says so."""
+    conversation_id: str | None = None
+    question: str = ""
+    """What was searched for: the question, made to stand alone where it followed up on others."""
+
+
+@dataclass(frozen=True, slots=True)
+class Passages:
+    """The first event of an answer: what it will be made from, numbered from 1 in this order."""
+
+    hits: Sequence[Hit]
+    question: str
+    position: int
+    degraded: Sequence[str] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class TextDelta:
+    """More of an answer's text, as its model writes it; markers in it are not checked yet."""
+
+    text: str
+
+
+AnswerEvent = Passages | TextDelta | Answer
+"""A streamed answer: `Passages`, then any number of `TextDelta`, then the checked `Answer`, which counts."""
 
 
 @dataclass(frozen=True, slots=True)
