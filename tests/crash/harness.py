@@ -166,7 +166,8 @@ def settle(whimbrel: Whimbrel, timeout_s: float = 240.0) -> None:
     while time.monotonic() < deadline:
         whimbrel.own()
         active = whimbrel.jobs(active=True)
-        suspect = [row.suspect for row in whimbrel.views() if row.suspect]  # before the views: it ends as another begins
+        # Before the views are counted: a suspect one is cleared in the transaction that makes its successor.
+        suspect = [row.suspect for row in whimbrel.views() if row.suspect]
         views = [found["views"] for found in whimbrel.status()["collections"]]
         if not active and not suspect and all(len(some) == 2 and all(map(_at_rest, some)) for some in views):
             return
