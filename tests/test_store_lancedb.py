@@ -578,6 +578,48 @@ async def test_many_small_commits_are_compacted_when_due(store: LanceStore) -> N
     assert await store.count() == maintain.MAX_FRAGMENTS + 1
 
 
+async def test_maintenance_that_has_just_been_is_put_off_until_it_cannot_wait(
+    store: LanceStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(maintain, "PAUSE", 1e6)
+    monkeypatch.setattr(maintain, "MOST_FRAGMENTS", 2 * maintain.MAX_FRAGMENTS)
+    table = await store._open()
+
+    async def commit(first: int, count: int) -> int:
+        for i in range(first, first + count):
+            await store.upsert(records([{"n": i}], first=i), new=True)
+        await store.maintain()
+        return int((await table.stats())["fragment_stats"]["num_fragments"])
+
+    more = maintain.MAX_FRAGMENTS + 1
+    assert await commit(0, more) == 1
+    assert await commit(more, more) == 1 + more, "it ran a moment ago"
+    assert await commit(2 * more, more) == 1, "so many fragments cannot wait"
+    assert await store.count() == 3 * more
+
+
+async def test_a_store_at_rest_indexes_the_last_rows(indexed: tuple[Path, np.ndarray], tmp_path: Path) -> None:
+    folder, _ = indexed
+    shutil.copytree(folder, tmp_path / "copy")
+    store = LanceStore(tmp_path / "copy", "view", Space("test", "1", 64))
+    table = await store._open()
+
+    async def add(count: int, name: str) -> list[str]:
+        ids = [f"{name}{i}" for i in range(count)]
+        new = unit_vectors(count, seed=len(name), dimensions=64)
+        await store.upsert(Records(ids, {DENSE: new}, ids, [{}] * count), new=True)
+        await store.settle()
+        return (await store.search(new[-1], 1)).ids
+
+    few, many = maintain.MAX_UNINDEXED_AT_REST, maintain.MAX_UNINDEXED_AT_REST + 1
+    assert await add(few, "few") == [f"few{few - 1}"]
+    assert await maintain.unindexed(table) == few, "so few cost a search nothing"
+    assert await add(many, "many") == [f"many{many - 1}"]
+    assert await maintain.unindexed(table) == 0
+    assert await store.count() == 30_000 + few + many
+    await store.close()
+
+
 async def test_erasure_leaves_no_trace_in_the_files(store: LanceStore) -> None:
     secret = "unforgettable-secret"
     rows = records([{"n": i} for i in range(2_000)])
