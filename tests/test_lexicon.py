@@ -27,7 +27,8 @@ from tests.filter_strategies import filters, metadatas
 from whimbrel.domain import Position
 from whimbrel.errors import AlreadyOwned, BadFilter, BadInput, Conflict, DiskFull, HomeError, ViewDamaged
 from whimbrel.filters import Compare, Filter, Op, matches, parse
-from whimbrel.lexicon import LexicalRows, TantivyLexicon
+from whimbrel.lexicon import LexicalRows, TantivyLexicon, layout
+from whimbrel.owner.targets import LexiconTarget
 
 
 def at(position: int) -> Position:
@@ -286,7 +287,7 @@ WRITER = """
         lexicon.apply(rows, [f"{i}" for i in range(len(ids), 50)], Position("epoch", number, f"stamp{number}"))
         print(number, flush=True)
         if number % 9 == 0:
-            lexicon.maintain(full=True)
+            lexicon.maintain(share=0.0)
         if number % 14 == 0:
             assert lexicon.erase()
     sys.stdin.read()
@@ -358,13 +359,40 @@ def test_scores_do_not_depend_on_the_past(tmp_path: Path) -> None:
         old.apply(None, list(ghosts), at(number))
     for part in range(3):
         old.apply(rows(dict(list(texts.items())[part::3])), [], at(50 + part))
-    old.maintain(full=True)
+    old.maintain(share=0.0)
     assert old.position() == at(52)
     for query in ("w1 w7", "w3 w3 w44 w2", "w9 unknown"):
         ours, theirs = fresh.search(query, 150), old.search(query, 150)
         assert ours.ids == theirs.ids
         np.testing.assert_allclose(ours.scores, theirs.scores, atol=2e-6)
     fresh.close()
+
+
+def segments(lexicon: TantivyLexicon) -> set[str]:
+    lexicon.close()
+    return layout.segment_ids(lexicon.path)
+
+
+async def test_at_rest_a_large_segment_is_written_again_for_many_deleted_rows_not_for_one(tmp_path: Path) -> None:
+    target = LexiconTarget(tmp_path / "x", "en")
+    await target.create()
+    lexicon = target.lexicon
+    ids = [f"{i}" for i in range(3_000)]
+    lexicon.apply(rows(dict.fromkeys(ids, "word")), [], at(1))
+    before = segments(lexicon)
+    for position in range(2, 6):  # each commit leaves the place of the one before as a deleted document
+        lexicon.apply(None, [], at(position))
+    await target.settle()
+    assert before <= segments(lexicon)
+    lexicon.apply(None, ids[:1], at(6))
+    await target.settle()
+    assert before <= segments(lexicon)
+    lexicon.apply(None, ids[1:60], at(7))
+    await target.settle()
+    assert not before & segments(lexicon)
+    assert lexicon.count() == 2_940
+    assert lexicon.position() == at(7)
+    await target.close()
 
 
 def test_erased_text_is_in_no_file(tmp_path: Path) -> None:
@@ -413,7 +441,7 @@ def test_searches_go_on_while_it_is_rewritten(lexicon: TantivyLexicon) -> None:
         try:
             for i in range(5):
                 lexicon.apply(None, [f"{i * 40 + j}" for j in range(3)], at(10 + i))
-                lexicon.maintain(full=i % 2 == 0)
+                lexicon.maintain(share=0.2 * (i % 2))
                 lexicon.erase()
         finally:
             stop.set()

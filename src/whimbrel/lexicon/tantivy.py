@@ -29,7 +29,9 @@ HEAP_BYTES = 50_000_000
 """What a writer collects before it writes a segment."""
 
 _PAGE = 50_000
-_REWRITE_BATCH = 5_000
+_REWRITE_BATCH = 200_000
+"""Rows between two commits. A merge that begins at one of them takes what is left of the old segments along, and gives
+the next rewriting its work."""
 
 
 class TantivyLexicon:
@@ -187,17 +189,16 @@ class TantivyLexicon:
                 _put_position(writer, position)
             writer.commit()
 
-    def maintain(self, *, full: bool = False) -> None:
-        """Write segments anew of which a fifth is deleted rows (`full`: any), so that the past leaves the scores.
+    def maintain(self, *, share: float = 0.2) -> None:
+        """Write segments anew of which this share is deleted (0: anything), so that the past leaves the scores.
 
-        tantivy counts deleted rows in its statistics until a merge drops them. A fifth of them moves the weight of a
-        term, 5 to 12 for most, by 0.2 at the most.
+        tantivy counts deleted documents, rows and former positions, in its statistics until a merge drops them. A fifth
+        of them moves the weight of a term, 5 to 12 for most, by 0.2 at the most; a hundredth by 0.01.
         """
         with self._write_lock:
             self._settle()
-            share = 0.0 if full else 0.2
             stale = {i for i, (rows, dead) in enumerate(self._segments()) if dead and dead >= share * rows}
-            if stale and (full or self._dead_rows()):
+            if stale:
                 self._rewrite(stale)
 
     def erase(self) -> bool:

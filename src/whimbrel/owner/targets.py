@@ -21,6 +21,9 @@ from whimbrel.stores.base import DENSE, Records, Store
 
 T = TypeVar("T")
 
+AT_REST_SHARE = 0.01
+"""Of a segment's rows: as many deleted ones are written out of a lexicon at rest."""
+
 
 class Target(ABC):
     """The data of one view, open for writing."""
@@ -184,11 +187,12 @@ class LexiconTarget(Target):
             yield [row[0] for row in batch], [row[1] for row in batch]
 
     async def maintain(self, *, full: bool = False) -> None:
-        await _finished(lambda: self.lexicon.maintain(full=full))
+        await _finished(lambda: self.lexicon.maintain(share=0.0) if full else self.lexicon.maintain())
 
     async def settle(self) -> None:
-        # Deleted rows count in BM25's statistics until they are merged away: let the past leave the scores.
-        await self.maintain(full=True)
+        # Deleted rows count in BM25's statistics until they are merged away: let the past leave the scores. But a
+        # segment of a million rows is not written again for a few of them.
+        await _finished(lambda: self.lexicon.maintain(share=AT_REST_SHARE))
 
     async def erase(self, *, grace_s: float) -> None:
         def work() -> bool:
