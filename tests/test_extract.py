@@ -253,6 +253,17 @@ def test_tar_and_gzip() -> None:
     assert "hello" in read(gzip.compress(b"hello"), "x.txt.gz").text
 
 
+@pytest.mark.parametrize(
+    "text",
+    ["x" * 256 + "mustard", "ID3 tags hold the title.", "RIFF is a container.", "OggS begins it.", "BZh was first."],
+)
+def test_a_text_that_has_the_mark_of_a_binary_format_is_text(text: str) -> None:
+    extracted = read(text.encode(), "a.md")
+    assert extracted.text == text
+    assert not extracted.warnings
+    assert text in read(gzip.compress(text.encode()), "a.md.gz").text
+
+
 # --- bad files -------------------------------------------------------------------------------------------------------
 
 

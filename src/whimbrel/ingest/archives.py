@@ -93,7 +93,7 @@ def _from_gzip(data: bytes, name: str, most: int) -> Iterator[tuple[str, bytes]]
         content = file.read(most + 1)
     if len(content) > most or (len(content) > _FREE and len(content) > _MAX_RATIO * len(data)):
         raise _too_large(len(content), len(data))
-    if content[257:262] == b"ustar":
+    if content[257:262] == b"ustar" and b"\0" in content[:512]:  # a header is padded; a text may speak of mustard
         yield from _from_tar(content, name, most)
     else:
         yield name.removesuffix(".gz") if name.endswith(".gz") else name + ".txt", content

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import zipfile
 from dataclasses import dataclass
 from pathlib import PurePath
@@ -125,6 +126,9 @@ _MAGIC = (
     (b"\x00asm", "application/wasm"),
     (b"wOF2", "font/woff2"),
 )
+_WRITTEN = frozenset({"application/pdf", "application/rtf", "text/html"})
+"""Types found by their content whose files may be text throughout."""
+_CONTROL = re.compile(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +145,7 @@ def format_of(name: str, data: bytes) -> Format:
     """The format of a file by its first bytes, its inner structure, and its name, in this order of trust."""
     named = by_name(name)
     found = _by_content(data)
-    if not found or found == named.media_type:
+    if not found or found == named.media_type or (found not in _WRITTEN and _is_text(data[:1_024])):
         return named
     if found == "text/html" and (named.language or named.media_type in _HTML_WITHIN):
         return named  # a template, or Markdown that begins with HTML
@@ -152,6 +156,12 @@ def format_of(name: str, data: bytes) -> Format:
     if not named.media_type or not PurePath(name).suffix:
         return Format(found)
     return Format(found, warning=f"the content is {found}, though the name says {named.media_type}")
+
+
+def _is_text(head: bytes) -> bool:
+    """Whether there is no control character in it, as there is in every binary format: a text may begin with "ID3" or
+    hold "mustard" where an archive has its mark."""
+    return not _CONTROL.search(head)
 
 
 def by_name(name: str) -> Format:
