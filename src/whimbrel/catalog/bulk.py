@@ -19,9 +19,6 @@ def insert(connection: Connection, table: Table, rows: Sequence[Mapping[str, Any
     """Insert rows that all have the keys of the first one; JSON values are Python values."""
     if not rows:
         return
-    if connection.dialect.name != "postgresql":
-        connection.execute(table.insert(), rows)
-        return
     columns = list(rows[0])
     encoded = {name for name in columns if isinstance(table.c[name].type, JSON)}
     if encoded:

@@ -14,6 +14,7 @@ from whimbrel.catalog import bulk, log
 from whimbrel.catalog import tables as t
 from whimbrel.catalog.documents import batched
 from whimbrel.catalog.engine import AnyRow, now, take_keys
+from whimbrel.catalog.keys import among
 from whimbrel.catalog.rows import max_chunk_key
 from whimbrel.domain import View, ViewKind, ViewState
 from whimbrel.errors import BadInput, CollectionNotFound, Conflict, ViewNotFound
@@ -147,9 +148,9 @@ def remove_some(connection: Connection, collection_id: int, limit: int = 2_000) 
         ).scalars()
     )
     for batch in batched(keys, 500):
-        connection.execute(delete(t.chunks).where(t.chunks.c.document_id.in_(batch)))
-        connection.execute(delete(t.segments).where(t.segments.c.document_id.in_(batch)))
-        connection.execute(delete(t.documents).where(t.documents.c.id.in_(batch)))
+        connection.execute(delete(t.chunks).where(among(t.chunks.c.document_id, batch)))
+        connection.execute(delete(t.segments).where(among(t.segments.c.document_id, batch)))
+        connection.execute(delete(t.documents).where(among(t.documents.c.id, batch)))
     if not keys:
         for table in (t.changes, t.commits, t.views):
             connection.execute(delete(table).where(table.c.collection_id == collection_id))

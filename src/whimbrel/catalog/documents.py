@@ -13,6 +13,7 @@ from sqlalchemy import Connection, delete, func, select, text, update
 from whimbrel.catalog import bulk, log
 from whimbrel.catalog import tables as t
 from whimbrel.catalog.engine import AnyRow, now, take_keys
+from whimbrel.catalog.keys import among
 from whimbrel.catalog.log import Change, Op
 from whimbrel.catalog.tables import SEGMENT_CHARS
 from whimbrel.domain import ChunkSpan, DocumentState, chunk_id, embedded_text
@@ -180,7 +181,7 @@ def write_documents(
 
     if document_updates:
         rewritten = [row["id"] for row in document_updates]
-        connection.execute(delete(t.segments).where(t.segments.c.document_id.in_(rewritten)))
+        connection.execute(delete(t.segments).where(among(t.segments.c.document_id, rewritten)))
     bulk.insert(connection, t.documents, document_rows)
     bulk.update(connection, t.documents, document_updates)
     bulk.insert(connection, t.segments, segment_rows)
@@ -196,7 +197,7 @@ def write_documents(
     counts.head = log.append(connection, collection_id, changes)
     touched = [row["id"] for row in (*document_rows, *document_updates)]
     if touched:
-        connection.execute(update(t.documents).where(t.documents.c.id.in_(touched)).values(position=counts.head))
+        connection.execute(update(t.documents).where(among(t.documents.c.id, touched)).values(position=counts.head))
     return counts
 
 
@@ -209,7 +210,7 @@ def remove_documents(connection: Connection, collection_id: int, keys: Sequence[
     counts.head = log.append(connection, collection_id, changes)
     connection.execute(
         update(t.documents)
-        .where(t.documents.c.id.in_(keys))
+        .where(among(t.documents.c.id, keys))
         .values(
             state=DocumentState.GONE,
             reason=reason,
@@ -228,17 +229,17 @@ def drop_contents(connection: Connection, keys: Sequence[int]) -> list[Change]:
     """Delete the chunks and segments of documents; returns the changes to log."""
     columns = t.chunks.c
     rows = connection.execute(
-        select(columns.id, columns.public_id, columns.chunking_id).where(columns.document_id.in_(keys))
+        select(columns.id, columns.public_id, columns.chunking_id).where(among(columns.document_id, keys))
     ).all()
     changes = remove_chunks(connection, rows)
-    connection.execute(delete(t.segments).where(t.segments.c.document_id.in_(keys)))
+    connection.execute(delete(t.segments).where(among(t.segments.c.document_id, keys)))
     return changes
 
 
 def remove_chunks(connection: Connection, rows: Sequence[AnyRow]) -> list[Change]:
     """Delete chunk rows (with `id`, `public_id`, `chunking_id`); returns the changes to log."""
     for batch in batched([row.id for row in rows], 5_000):
-        connection.execute(delete(t.chunks).where(t.chunks.c.id.in_(batch)))
+        connection.execute(delete(t.chunks).where(among(t.chunks.c.id, batch)))
     return [Change(Op.DELETE, row.id, row.chunking_id, row.public_id) for row in rows]
 
 
@@ -312,7 +313,7 @@ def _chunks_of(connection: Connection, keys: Sequence[int], chunking_id: int) ->
     found: dict[int, list[AnyRow]] = {}
     for batch in batched(keys, 5_000):
         query = select(columns.id, columns.public_id, columns.document_id, columns.chunking_id, columns.text_id).where(
-            columns.document_id.in_(batch), columns.chunking_id == chunking_id
+            among(columns.document_id, batch), columns.chunking_id == chunking_id
         )
         for row in connection.execute(query):
             found.setdefault(row.document_id, []).append(row)

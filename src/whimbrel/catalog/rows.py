@@ -17,6 +17,7 @@ from sqlalchemy import ColumnElement, Connection, bindparam, func, select
 from whimbrel.catalog import tables as t
 from whimbrel.catalog.documents import batched, view_metadata
 from whimbrel.catalog.engine import AnyRow
+from whimbrel.catalog.keys import among
 from whimbrel.catalog.log import Op
 from whimbrel.catalog.tables import SEGMENT_CHARS
 from whimbrel.domain import DocumentState
@@ -89,7 +90,7 @@ def load_chunks(
     """
     found: list[AnyRow] = []
     for batch in batched(keys, 5_000):
-        found.extend(connection.execute(_chunk_query(t.chunks.c.id.in_(batch), space_id)))
+        found.extend(connection.execute(_chunk_query(among(t.chunks.c.id, batch), space_id)))
     return _assemble(connection, found, space_id, new)
 
 
@@ -152,13 +153,13 @@ def _documents(connection: Connection, keys: Items[int]) -> dict[int, tuple[str,
     found = {}
     for batch in batched(list(keys), 5_000):
         query = select(columns.id, columns.public_id, columns.uri, columns.title, columns.metadata)
-        for row in connection.execute(query.where(columns.id.in_(batch))):
+        for row in connection.execute(query.where(among(columns.id, batch))):
             metadata = view_metadata(row.public_id.hex(), row.uri, row.title, row.metadata)
             found[row.id] = (row.title, metadata)
     return found
 
 
-_SEGMENTS = select(t.segments.c.id, t.segments.c.text).where(t.segments.c.id.in_(bindparam("keys", expanding=True)))
+_SEGMENTS = select(t.segments.c.id, t.segments.c.text).where(among(t.segments.c.id, "keys"))
 
 
 def read_spans(connection: Connection, rows: Sequence[AnyRow]) -> list[str]:

@@ -13,6 +13,7 @@ from whimbrel.catalog import log
 from whimbrel.catalog import tables as t
 from whimbrel.catalog.documents import batched, view_metadata
 from whimbrel.catalog.engine import now
+from whimbrel.catalog.keys import among
 from whimbrel.catalog.log import Change, Op
 from whimbrel.domain import DocumentState
 from whimbrel.filters.facts import facts
@@ -114,10 +115,10 @@ def relabel(connection: Connection, collection_id: int, rows: Sequence[tuple[int
     keys = [key for key, _, _ in rows]
     labels = {
         row.id: row
-        for row in connection.execute(select(columns.id, columns.uri, columns.title).where(columns.id.in_(keys)))
+        for row in connection.execute(select(columns.id, columns.uri, columns.title).where(among(columns.id, keys)))
     }
     changed = connection.execute(
-        select(chunks.id, chunks.chunking_id).where(chunks.document_id.in_(keys)).order_by(chunks.id)
+        select(chunks.id, chunks.chunking_id).where(among(chunks.document_id, keys)).order_by(chunks.id)
     )
     head = log.append(connection, collection_id, [Change(Op.UPDATE, row.id, row.chunking_id) for row in changed])
     for key, public_id, metadata in rows:

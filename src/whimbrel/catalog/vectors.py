@@ -14,6 +14,7 @@ from whimbrel.catalog import bulk
 from whimbrel.catalog import tables as t
 from whimbrel.catalog.documents import batched, lock_texts
 from whimbrel.catalog.engine import AnyRow, take_keys
+from whimbrel.catalog.keys import among
 from whimbrel.catalog.rows import read_spans
 from whimbrel.domain import Space, embedded_text
 
@@ -54,7 +55,7 @@ def missing(connection: Connection, space: int, chunk_keys: Sequence[int]) -> Mi
     for batch in batched(chunk_keys, 5_000):
         query = (
             select(chunks.text_id, chunks.context, chunks.start, chunks.end, chunks.segment_id)
-            .where(chunks.id.in_(batch))
+            .where(among(chunks.id, batch))
             .where(~exists().where(vectors.text_id == chunks.text_id, vectors.space_id == space))
         )
         found.extend(connection.execute(query))
@@ -99,7 +100,7 @@ def _without_vector(connection: Connection, space: int, text_ids: Sequence[int])
     for batch in batched(text_ids, 5_000):
         query = (
             select(t.texts.c.id)
-            .where(t.texts.c.id.in_(batch))
+            .where(among(t.texts.c.id, batch))
             .where(~exists().where(t.vectors.c.text_id == t.texts.c.id, t.vectors.c.space_id == space))
         )
         open_texts.update(connection.execute(query).scalars())
@@ -123,6 +124,6 @@ def sweep(connection: Connection) -> int:
     orphans = select(t.texts.c.id).where(~exists().where(t.chunks.c.text_id == t.texts.c.id))
     keys = list(connection.execute(orphans).scalars())
     for batch in batched(keys, 5_000):
-        connection.execute(delete(t.vectors).where(t.vectors.c.text_id.in_(batch)))
-        connection.execute(delete(t.texts).where(t.texts.c.id.in_(batch)))
+        connection.execute(delete(t.vectors).where(among(t.vectors.c.text_id, batch)))
+        connection.execute(delete(t.texts).where(among(t.texts.c.id, batch)))
     return len(keys)
