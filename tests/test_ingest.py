@@ -412,6 +412,18 @@ def test_a_deleted_document_is_gone_until_it_comes_again(home: Whimbrel, name: s
     assert home.delete([str(made[0])], name)["removed"] == 1, "also by the path of a file that is no more"
 
 
+def test_a_path_means_every_document_that_comes_from_it(home: Whimbrel, name: str, tmp_path: Path) -> None:
+    made = files(tmp_path, 2)
+    home.ingest([made[0]], name, id="given")
+    home.ingest([tmp_path], name)
+    assert len(home.documents(name)) == 3
+    assert home.document(str(made[0]), name)["external_id"] is None
+    assert home.delete(["given"], name)["removed"] == 1, "an id means one"
+    home.ingest([made[0]], name, id="given")
+    assert home.delete([str(made[0]), "given"], name)["removed"] == 2
+    assert [hit.uri for hit in home.search("birds", name).hits] == [made[1].as_uri()]
+
+
 def test_states_and_reasons(home: Whimbrel, name: str, tmp_path: Path) -> None:
     files(tmp_path, 2)
     (tmp_path / "broken.pdf").write_bytes(b"%PDF-1.7\n1 0 obj\n<< garbage")

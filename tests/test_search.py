@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from running import DEADLINE_S, head, until, verified
 from whimbrel.app import Whimbrel
+from whimbrel.catalog import collections, listing, sources
 from whimbrel.domain import Hit, Mode
 from whimbrel.errors import BadFilter, BadQuery, CollectionNotFound, WaitTimeout
 from whimbrel.filters import matches, parse
@@ -231,6 +232,23 @@ def test_min_position_waits_for_ones_own_write(birds: Whimbrel) -> None:
         assert (found.hits[0].uri, found.degraded) == (f"text:n{number}", []), "also where the collection is new"
     with pytest.raises(BadQuery, match="ends at"):
         birds.search("x", "own", min_position=10**9)
+
+
+def test_a_filter_holds_for_what_a_hit_is_now_though_the_views_lag(birds: Whimbrel) -> None:
+    birds.add([{"id": "1", "text": "Salaries.", "metadata": {"public": True}}], "relabelled")
+    owner, birds.owner = birds.owner, None
+    assert owner is not None
+    owner.stop()
+    with birds.catalog.write() as connection:
+        found = collections.find(connection, "relabelled")
+        key = listing.resolve(connection, found, "1")
+        sources.relabel(connection, found.id, [(key, "", {"public": False})])
+    for mode in Mode:
+        wrong = birds.search("salaries", "relabelled", mode=mode, filter={"public": True})
+        assert (wrong.hits, bool(wrong.degraded)) == ([], True)
+    birds.own()
+    birds.wait_for_head("relabelled")
+    assert len(birds.search("salaries", "relabelled", filter={"public": False}).hits) == 1
 
 
 def test_a_position_that_is_not_reached_says_so(birds: Whimbrel) -> None:

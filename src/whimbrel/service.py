@@ -311,7 +311,7 @@ class Service(ABC):
         """Remove documents from the collection. Their rows stay, as `gone`; `purge` erases."""
         with self.catalog.write() as connection:
             found = collections.find(connection, collection)
-            keys = list(dict.fromkeys(listing.resolve(connection, found, document) for document in chosen))
+            keys = listing.resolve_all(connection, found, chosen)
             counts = documents.remove_documents(connection, found.id, keys, "deleted")
         self._wake()
         return {"removed": counts.removed, "chunks_removed": counts.chunks_removed, "position": counts.head}
@@ -320,7 +320,7 @@ class Service(ABC):
         """Erase documents: hidden at once, gone from everything when the job is done. The job says when."""
         with self.catalog.write() as connection:
             found = collections.find(connection, collection)
-            keys = list(dict.fromkeys(listing.resolve(connection, found, document) for document in chosen))
+            keys = listing.resolve_all(connection, found, chosen)
             job = request_purge(connection, found, keys)
         self._wake()
         return job

@@ -14,7 +14,7 @@ from sqlalchemy import Connection, select
 from whimbrel.catalog import collections, jobs, leases, rows, vectors
 from whimbrel.catalog import tables as t
 from whimbrel.catalog.collections import Collection, ViewRow
-from whimbrel.catalog.documents import count_documents, read_text
+from whimbrel.catalog.documents import batched, count_documents, read_text
 from whimbrel.catalog.engine import AnyRow
 from whimbrel.config import Settings, mask_url
 from whimbrel.domain import DocumentState, ViewKind, document_id
@@ -179,27 +179,72 @@ def document(connection: Connection, collection: Collection, key: int) -> dict[s
     return {**_document(row, _live_position(connection, collection)), "text": read_text(connection, key)}
 
 
-def resolve(connection: Connection, collection: Collection, name: str) -> int:
-    """The key of a document by public id, external id, URI, or path."""
-    columns = t.documents.c
-    ids = [document_id(external_id=name, uri=""), document_id(external_id=None, uri=name)]
+@dataclass(frozen=True, slots=True)
+class _Meant:
+    """What a name of a document may be."""
+
+    ids: Sequence[bytes]
+    """Public ids: itself, or made from it as an external id."""
+    origins: Sequence[bytes]
+    """Public ids made from it as a URI or path."""
+    uris: Sequence[str]
+
+
+def _meant(name: str) -> _Meant:
+    ids = [document_id(external_id=name, uri="")]
     if len(name) == 32 and all(letter in "0123456789abcdef" for letter in name):
         ids.append(name)
     uris = [] if UNSAYABLE.search(name) else [name]
     if "\0" not in name:  # also of a file that is no more
         uris.append(Path(os.path.realpath(os.path.expanduser(name))).as_uri())  # noqa: PTH111 `~who` may be no user
-        ids.append(document_id(external_id=None, uri=uris[-1]))
+    origins = [document_id(external_id=None, uri=uri) for uri in uris]
+    return _Meant([bytes.fromhex(one) for one in ids], [bytes.fromhex(one) for one in origins], uris)
+
+
+def resolve(connection: Connection, collection: Collection, name: str) -> int:
+    """The key of one document by public id, external id, URI, or path. Raises `DocumentNotFound`."""
+    columns = t.documents.c
+    meant = _meant(name)
     query = select(columns.id).where(columns.collection_id == collection.id)
-    known = columns.public_id.in_([bytes.fromhex(public_id) for public_id in ids])
-    key = connection.execute(query.where(known)).scalar()
-    if key is None:  # one with an id of its own, by its URI or path
-        key = connection.execute(query.where(columns.uri.in_(uris))).scalar()
-    if key is None:
-        raise DocumentNotFound(
-            f"There is no document {name!r} in {collection.name!r}.",
-            "`whimbrel documents list` shows ids and URIs.",
-        )
-    return int(key)
+    for known in (columns.public_id.in_([*meant.ids, *meant.origins]), columns.uri.in_(meant.uris)):
+        if (key := connection.execute(query.where(known)).scalar()) is not None:
+            return int(key)
+    raise _unknown(collection, name)
+
+
+def resolve_all(connection: Connection, collection: Collection, names: Sequence[str]) -> list[int]:
+    """The keys of all documents that these names mean, each once.
+
+    A public or external id means one document; a URI or path all that come from there: a file may be one document by
+    its path and another by an id that it was given. Raises `DocumentNotFound` for the first name that means none.
+    """
+    columns = t.documents.c
+    meant = {name: _meant(name) for name in names}
+    query = select(columns.id, columns.public_id, columns.uri).where(columns.collection_id == collection.id)
+    by_id: dict[bytes, int] = {}
+    for batch in batched([one for about in meant.values() for one in (*about.ids, *about.origins)], 5_000):
+        by_id |= {row.public_id: row.id for row in connection.execute(query.where(columns.public_id.in_(batch)))}
+    uris = [uri for about in meant.values() if not any(one in by_id for one in about.ids) for uri in about.uris]
+    by_uri: dict[str, list[int]] = {}
+    for some in batched(uris, 5_000):
+        for row in connection.execute(query.where(columns.uri.in_(some))):
+            by_uri.setdefault(row.uri, []).append(row.id)
+    found: dict[int, None] = {}
+    for name, about in meant.items():
+        keys = [by_id[one] for one in about.ids if one in by_id]
+        if not keys:
+            keys = [by_id[one] for one in about.origins if one in by_id]
+            keys += [key for uri in about.uris for key in by_uri.get(uri, ())]
+        if not keys:
+            raise _unknown(collection, name)
+        found |= dict.fromkeys(keys)
+    return list(found)
+
+
+def _unknown(collection: Collection, name: str) -> DocumentNotFound:
+    return DocumentNotFound(
+        f"There is no document {name!r} in {collection.name!r}.", "`whimbrel documents list` shows ids and URIs."
+    )
 
 
 def _live_position(connection: Connection, collection: Collection) -> int:

@@ -18,11 +18,12 @@ import numpy.typing as npt
 
 from whimbrel.catalog import collections, rows
 from whimbrel.catalog.collections import Collection, ViewRow
+from whimbrel.catalog.documents import view_metadata
 from whimbrel.catalog.engine import Catalog
 from whimbrel.catalog.rows import Hydrated
 from whimbrel.domain import EmbedKind, Hit, Matches, Mode, SearchResult, ViewState
 from whimbrel.errors import BadQuery, UserError, ViewDamaged, ViewError, WaitTimeout, WhimbrelError
-from whimbrel.filters import Filter, parse
+from whimbrel.filters import Filter, matches, parse
 from whimbrel.models.embedders.base import Embedder
 from whimbrel.search.fusion import Candidate, fuse
 from whimbrel.search.readers import Readers
@@ -286,7 +287,7 @@ class SearchEngine:
             found = await asyncio.to_thread(self._load, run.collection.id, chunking, [c.chunk_id for c in some])
             for candidate in some:
                 chunk = found.get(candidate.chunk_id)
-                if chunk is not None and len(hits) < k:
+                if chunk is not None and len(hits) < k and _passes(run.where, chunk):
                     hits.append(_hit(len(hits) + 1, candidate.score, chunk))
             if len(hits) >= k:
                 break
@@ -312,6 +313,11 @@ def _hit(rank: int, score: float, chunk: Hydrated) -> Hit:
         metadata=chunk.metadata,
         page=chunk.page,
     )
+
+
+def _passes(where: Filter | None, chunk: Hydrated) -> bool:
+    """Whether the catalog agrees with the view that found it, which may lag behind a change of metadata."""
+    return where is None or matches(where, view_metadata(chunk.document_id, chunk.uri, chunk.title, chunk.metadata))
 
 
 def _matches(found: Matches | WhimbrelError | None) -> Matches | None:
