@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from sqlalchemy import select
+from sqlalchemy import select, text
 
 from support import ToyView, collection, contents, document, opened, write
 from whimbrel.catalog import archive, collections, jobs, leases, log, rows, vectors
@@ -226,6 +226,26 @@ def test_an_existing_file_is_not_overwritten_unless_asked(catalog: Catalog, tmp_
     backup(catalog, file, version="0", overwrite=True)
     assert verify_archive(file)
     assert [path.name for path in tmp_path.iterdir() if "whimbrel" in path.name] == [file.name]
+
+
+def test_a_damaged_catalog_is_not_saved_as_if_it_were_whole(tmp_path: Path) -> None:
+    catalog = opened(f"sqlite:///{tmp_path / 'catalog.db'}", tmp_path / "copies")
+    place = collection(catalog)
+    for number in range(40):
+        write(catalog, place, document(f"memory:{number}", "words " * 2_000))
+    with catalog.bare() as connection:
+        connection.execute(text("PRAGMA wal_checkpoint(TRUNCATE)"))
+    catalog.close()
+    path = tmp_path / "catalog.db"
+    content = bytearray(path.read_bytes())
+    for page in range(16_384, len(content), 16_384):  # the head of every page but the first
+        content[page : page + 16] = b"\xff" * 16
+    path.write_bytes(content)
+    catalog = Catalog(f"sqlite:///{path}")
+    with pytest.raises(BackupError, match=r"damaged.*Nothing was saved"):
+        backup(catalog, tmp_path / "a.whimbrel", version="1")
+    assert not (tmp_path / "a.whimbrel").exists()
+    catalog.close()
 
 
 def test_a_folder_that_is_missing_is_named(catalog: Catalog, tmp_path: Path) -> None:

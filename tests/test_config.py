@@ -484,7 +484,8 @@ def test_whimbrels_own_settings_beat_those_of_other_programs(here: Path) -> None
 @pytest.mark.parametrize(
     ("url", "message"),
     [
-        ("mysql://me:s3cret@h/db", "there is no catalog on 'mysql'"),
+        ("mysql://me:s3cret@h/db", "there is no catalog on 'mysql'; there are SQLite and Postgres"),
+        ("postgresql://me:s3cret@host:abc/db", "the server's port is no number"),
         ("postgressql://me:s3cret@h/db", "did you mean 'postgresql'?"),
         ("sqlite3:///s3cret", "did you mean 'sqlite'?"),
         ("sqlite://", "three slashes"),

@@ -259,7 +259,9 @@ class _Hashed:
 def _in_place_of(target: Path, overwrite: bool) -> Iterator[IO[bytes]]:
     """A file beside `target` that takes its place when all is written and on the disk, and else is removed."""
     if target.exists() and not overwrite:
-        raise Conflict(f"{target} exists already. Nothing was written.", "Name another file, or allow overwriting it.")
+        raise Conflict(
+            f"{target} exists already. Nothing was written.", "Name another file, or overwrite it (`--overwrite`)."
+        )
     temporary = target.with_name(f".{target.name}.{os.getpid()}.part")
     try:
         with temporary.open("wb") as file:

@@ -56,13 +56,25 @@ def backup(
 ) -> BackupReport:
     """Save the catalog to `target` in one snapshot, while others go on writing.
 
-    Raises `Conflict` if the file exists, `DiskFull`, or `BackupError` if it cannot be written.
+    Raises `Conflict` if the file exists, `DiskFull`, or `BackupError` if it cannot be written or the catalog's own file
+    is damaged: an archive of that would look sound.
     """
     names = [table.name for table in t.metadata.sorted_tables if table.name not in LEFT_OUT]
     with catalog.read() as connection:
+        if catalog.is_sqlite:
+            _refuse_if_damaged(connection)
         manifest = write_archive(connection, target, names, version=version, overwrite=overwrite, progress=progress)
     rows = {name: entry.rows for name, entry in manifest.tables.items()}
     return BackupReport(target, target.stat().st_size, rows["collections"], rows)
+
+
+def _refuse_if_damaged(connection: Connection) -> None:
+    said = "\n".join(connection.execute(text("PRAGMA quick_check(3)")).scalars())
+    if said != "ok":
+        raise BackupError(
+            f"The catalog's file is damaged ({said.splitlines()[-1]}). Nothing was saved.",
+            "`whimbrel doctor` says more. Keep the backups that you have; copy the file itself before anything else.",
+        )
 
 
 def restore(

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from whimbrel.app import Whimbrel
 
 FAILURES_SHOWN = 20
+ALIKE_SHOWN = 3
 
 
 def ingest(
@@ -86,11 +87,7 @@ def _preview(
 def _report(result: dict[str, Any], as_json: bool) -> None:
     for warning in result["warnings"][:FAILURES_SHOWN]:
         out.note(f"warning: {warning}")
-    for failure in result["failures"][:FAILURES_SHOWN]:
-        out.note(f"failed: {failure['uri']}: {failure['error']}: {failure['reason']} {failure['hint']}".rstrip())
-    more = result["failed"] - min(len(result["failures"]), FAILURES_SHOWN)
-    if more > 0:
-        out.note(f"failed: {more:,} more; `whimbrel documents list --state failed` shows them.")
+    _report_failures(result)
     if as_json:
         out.data(result)
         return
@@ -102,3 +99,25 @@ def _report(result: dict[str, Any], as_json: bool) -> None:
     ]
     chunks = f"{result['chunks_added']:,} new chunks" if result["chunks_added"] else "no new chunks"
     out.line(f"{result['collection']}: {', '.join(told)}; {chunks}, {result['seconds']:.1f} s to read.")
+
+
+def _report_failures(result: dict[str, Any]) -> None:
+    """What failed for one reason together, so that no reason drowns among others."""
+    alike: dict[tuple[str, str, str], list[str]] = {}
+    for failure in result["failures"]:
+        alike.setdefault((failure["error"], failure["reason"], failure["hint"]), []).append(failure["uri"])
+    shown = 0
+    for (error, reason, hint), uris in list(alike.items())[:FAILURES_SHOWN]:
+        shown += len(uris)
+        if len(uris) == 1:
+            out.note(f"failed: {uris[0]}: {error}: {reason} {hint}".rstrip())
+            continue
+        out.note(f"failed: {len(uris)} documents: {error}: {reason} {hint}".rstrip())
+        for uri in uris[:ALIKE_SHOWN]:
+            out.note(f"    {uri}")
+        if len(uris) > ALIKE_SHOWN:
+            out.note(f"    ... and {len(uris) - ALIKE_SHOWN:,} more")
+    if result["failed"] > shown:
+        out.note(f"failed: {result['failed'] - shown:,} more.")
+    if result["failed"] > 1:
+        out.note("`whimbrel documents list --state failed` shows them all.")

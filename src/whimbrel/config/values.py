@@ -83,9 +83,12 @@ def normalise_catalog(url: str, home: Path) -> str:
     if scheme in _POSTGRES:
         if not rest:
             raise ValueError("the URL names no server")
+        server = re.split("[/?]", rest.rpartition("@")[2], maxsplit=1)[0]
+        if (port := re.search(r":([^:\]]*)$", server)) and not port[1].isdecimal():
+            raise ValueError("the server's port is no number")
         return f"postgresql+psycopg://{rest}"
-    near = difflib.get_close_matches(scheme, [*_POSTGRES, *_SQLITE], n=1, cutoff=0.5)
-    nearest = f"; did you mean {near[0]!r}?" if near else ""
+    near = difflib.get_close_matches(scheme, [*_POSTGRES, *_SQLITE], n=1, cutoff=0.7)
+    nearest = f"; did you mean {near[0]!r}?" if near else "; there are SQLite and Postgres"
     raise ValueError(f"there is no catalog on {scheme!r}{nearest}")
 
 
