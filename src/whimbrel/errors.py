@@ -292,7 +292,7 @@ class ModelNotFound(ModelUnusable):
     """The provider has no model of that name, or its address is wrong."""
 
 
-class ModelRefused(ModelUnusable):
+class ModelRefused(ModelError):
     """The provider refuses this request: too long, against its rules, or the account's credit is used up."""
 
 

@@ -42,7 +42,7 @@ class DirectGenerator(Generator):
                     events = aiter(response)
                     event = await anext(events, None)
                 while event is not None:
-                    text = _text(event)
+                    text = _sayable(_text(event))
                     if text:
                         begun = True
                         yield text
@@ -101,6 +101,11 @@ class DirectGenerator(Generator):
         opened = self._opened.pop(asyncio.get_running_loop(), None)
         if opened is not None:
             await opened.close()
+
+
+def _sayable(text: str) -> str:
+    """Without what no database and no JSON can hold: NULs, and halves of characters, which JSON's escapes can write."""
+    return text.replace("\0", "").encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def _text(event: ModelResponseStreamEvent) -> str:
