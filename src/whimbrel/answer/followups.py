@@ -87,6 +87,12 @@ _FEW = {
 by themselves what it is about ("where do they grow hops in the us")."""
 
 
+_LONGEST = 300
+"""Characters: a longer question says by itself what it is about."""
+_READ = 1_000
+"""Characters of the turn before: what it is about stands at its beginning."""
+
+
 @dataclass(frozen=True, slots=True)
 class Said:
     """A turn before, as far as rules read it."""
@@ -98,9 +104,9 @@ class Said:
 def rewrite(question: str, history: Sequence[Said]) -> str:
     """`question` with what it leaves to `history` (oldest first) put in; unchanged where it stands alone."""
     asked = " ".join(question.split())
-    if not history or not asked:
+    if not history or not asked or len(asked) > _LONGEST:
         return question
-    last = history[-1]
+    last = Said(history[-1].question[:_READ], history[-1].answer[:_READ])
     if _BARE.match(asked) or _MORE.match(asked):
         return f"{_bare(last.question)}: {asked}"
     opened = _OPENED.match(asked)
