@@ -96,11 +96,14 @@ def outage(error: ModelError | MissingExtra) -> str:
 async def _generated(
     question: Question, hits: Sequence[Hit], generator: Generator, means: Means, degraded: Sequence[str]
 ) -> AsyncGenerator[AnswerEvent]:
-    verdict = await answerable(question.text, hits, means.embed, means.embed_query, language=means.main_language)
-    complaints = [*degraded, *verdict.degraded]
-    if not verdict.answers:
-        yield Answer(NOTHING, (), generator.name, complaints, question.usage, abstained=True, question=question.text)
-        return
+    complaints = list(degraded)
+    if not _foreign(question.text, means):  # else words and an embedder of one language tell nothing: let it try
+        verdict = await answerable(question.text, hits, means.embed, means.embed_query, language=means.main_language)
+        complaints += verdict.degraded
+        if not verdict.answers:
+            nothing = Answer(NOTHING, (), generator.name, complaints, question.usage, abstained=True)
+            yield replace(nothing, question=question.text)
+            return
     prompt = answer_prompt(question.text, hits, question.history, max_tokens=means.max_tokens)
     opening = _Opening()
     usage = Usage(0, 0)
@@ -145,12 +148,10 @@ async def _checked(
 
 
 async def _extractive(question: Question, hits: Sequence[Hit], means: Means, degraded: Sequence[str]) -> Answer:
-    asked_in = language_of(question.text)
     complaints = list(degraded)
-    held_in = NAMES.get(means.main_language)
-    if asked_in and held_in and asked_in not in means.language.split("+"):
+    if foreign := _foreign(question.text, means):
         complaints.append(
-            f"answer: the question seems to be in {NAMES[asked_in]} and the collection in {held_in}; "
+            f"answer: the question seems to be in {foreign} and the collection in {NAMES[means.main_language]}; "
             "without a model that writes answers neither is translated"
         )
     answer = await answer_extractively(
@@ -163,6 +164,14 @@ async def _extractive(question: Question, hits: Sequence[Hit], means: Means, deg
     )
     usage = {**question.usage, **answer.usage}
     return replace(answer, question=question.text, usage=usage, abstained=answer.abstained or not answer.citations)
+
+
+def _foreign(question: str, means: Means) -> str:
+    """The name of the question's language, where it is plainly another than the collection's; else empty."""
+    asked_in = language_of(question)
+    if asked_in is None or means.main_language not in NAMES or asked_in in means.language.split("+"):
+        return ""
+    return NAMES[asked_in]
 
 
 class _Opening:

@@ -40,7 +40,10 @@ async def check_answer(
     text = _MARKER.sub(lambda match: match[0] if 1 <= int(match[1]) <= len(passages) else "", text)
     checked, found = [], dict.fromkeys(int(number) for number in _MARKER.findall(text))
     for span in sentences(text):
-        said = text[span.start : span.end]
+        before = re.match(r"(?:\s?\[\d{1,3}\]\s*)*", text[span.start : span.end])
+        said = text[span.start + (before.end() if before else 0) : span.end]
+        if not said:
+            continue
         after = re.match(r"(?:\s?\[\d{1,3}\])*", text[span.end :])
         numbers = [int(number) for number in _MARKER.findall(said + (after[0] if after else ""))]
         evidence = []
@@ -52,7 +55,7 @@ async def check_answer(
             evidence.append(Evidence(number, hit.start, hit.end, supported, 1.0 if supported == "yes" else 0.0))
         verdicts = {one.supported for one in evidence}
         verdict = "yes" if "yes" in verdicts else "partly" if "partly" in verdicts else "no"
-        checked.append(CheckedSentence(span.start, span.end, numbers, verdict, evidence))
+        checked.append(CheckedSentence(span.end - len(said), span.end, numbers, verdict, evidence))
     citations = [_citation(number, passages[number - 1], checked) for number in found]
     return Checked(text, citations, checked, removed, degraded)
 

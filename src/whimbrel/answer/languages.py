@@ -7,9 +7,16 @@ import unicodedata
 from collections import Counter
 
 NAMES = {
-    **{"en": "English", "de": "German", "fr": "French", "es": "Spanish", "it": "Italian", "pt": "Portuguese"},
+    **{
+        "en": "English",
+        "de": "German",
+        "fr": "French",
+        "es": "Spanish",
+        "it": "Italian",
+        "pt": "Portuguese",
+    },
     **{"nl": "Dutch", "ru": "Russian", "el": "Greek", "ar": "Arabic", "he": "Hebrew", "hi": "Hindi", "th": "Thai"},
-    **{"ja": "Japanese", "zh": "Chinese", "ko": "Korean"},
+    **{"ja": "Japanese", "zh": "Chinese", "ko": "Korean", "ro": "Romanian"},
 }
 
 _SCRIPTS = {
@@ -18,8 +25,8 @@ _SCRIPTS = {
 }
 _WORDS = {
     "en": "the of is are what how does do who when where which why in and to a it was did for with on can you",
-    "de": "der die das den dem des ist sind was wie wer wann wo welche welcher welches warum und ein eine einen im zu "
-    "von mit für auf nicht wird werden kann ich hat wurde bei",
+    "de": "der die das den dem des ist sind was wie wer wann wo welche welcher welches warum und ein eine einen "
+    "einem einer eines im zu von mit für auf nicht wird werden kann ich hat wurde bei",
     "fr": "le la les des du est sont quel quelle quels quelles comment qui quand où pourquoi et un une dans de pour "
     "avec sur que quoi combien a été se il elle",
     "es": "el la los las del es son qué cuál cuáles cómo quién cuándo dónde por y un una en de para con fue cuántos "
@@ -28,6 +35,7 @@ _WORDS = {
     "in di per con quanti quanto si nel nella",
     "pt": "o a os as do da dos das é são que qual quais como quem quando onde porque e um uma em de para com foi no na "
     "quantos quanto se",
+    "ro": "care este sunt ce cum unde când de la și în a fost pe cu din cât câte câți cine al ale o un lui",
     "nl": "de het een is zijn wat hoe wie wanneer waar welke waarom en in van voor met op niet wordt kan ik er heeft",
 }
 _KNOWN = {code: frozenset(words.split()) for code, words in _WORDS.items()}
