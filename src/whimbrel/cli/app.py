@@ -13,6 +13,7 @@ from whimbrel.cli import (
     asking,
     collections,
     config,
+    conversations,
     documents,
     ingesting,
     jobs,
@@ -70,5 +71,5 @@ for command in (
 ):
     app.command()(command)
 app.command("open")(passages.open_)
-for group in (documents, collections, views, jobs, config):
+for group in (documents, collections, conversations, views, jobs, config):
     app.add_typer(group.app, rich_help_panel=None)
