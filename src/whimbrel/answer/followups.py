@@ -43,8 +43,8 @@ _BARE = re.compile(
     re.IGNORECASE,
 )
 _MORE = re.compile(
-    r"^(?:please\s+)?(?:(?:can|could) you\s+)?(?:tell me more|more|more details?|go on|continue|elaborate|explain|give "
-    r"(?:me )?(?:an |some )?examples?|for example|any examples?|an example|(?:what|who|where|anything|anyone) else"
+    r"^(?:please\s+)?(?:(?:can|could) you\s+)?(?:tell me more|more|more details?|go on|continue|elaborate|explain"
+    r"|(?:give|show) (?:me )?(?:an |some )?examples?|for example|any examples?|an example|(?:what|who|where|anything|anyone) else"
     r"|such as|in (?:more )?detail)(?:\s+(?:about|on))?(?:\s+(?:it|this|that|them))?(?:\s+(?:further|more|please))*"
     r"\s*[?!.]*$",
     re.IGNORECASE,
@@ -55,9 +55,13 @@ _OPENED = re.compile(
     re.IGNORECASE,
 )
 _EXPLETIVE = re.compile(
-    r"^it\s+(?:rain|snow|hail|freeze)|^it\b.*\b(?:to|that|when|if|whether|since|until|before|for)\s+\w|^it['’]s\b",
+    r"\bit\s+(?:rain|snow|hail|freeze|['’]s\b)"
+    r"|\b(?:is|was|be|isn['’]t|wasn['’]t)\s+it\b.*\b(?:to|that|when|if|whether|before|for)\s+\w"
+    r"|\bit\s+(?:take|cost|mean|hurt|matter|make|feel|seem|look|happen|need|been|be|called)\b"
+    r".*\b(?:to|that|when|if|whether|since|until|before|for)\s+\w",
     re.IGNORECASE,
 )
+"""An "it" that stands for nothing: "how long does it take to ...", "is it safe to ...\"."""
 _VERBS_OF_ITS_OWN = re.compile(rf"\b(?:{_WH}|{_AUX})\b", re.IGNORECASE)
 
 _WORD = re.compile(r"[^\W_][\w'’.-]*")
@@ -142,7 +146,9 @@ def _pronoun(asked: str) -> tuple[int, int, str] | None:
         if pattern is _ONE_OF_THEM:
             return (len(asked), len(asked), "which") if len(_own(rest)) <= 2 else None
         said = match["said"].lower()
-        if said == "it" and _EXPLETIVE.match(asked[match.start("said") :]):
+        if said == "it" and _EXPLETIVE.search(asked[max(0, match.start("said") - 8) :]):
+            continue
+        if pattern is _OBJECT_EARLY and _VERBS_OF_ITS_OWN.search(rest):
             continue
         most = 3 if pattern is _OWNER_FIRST else _FEW.get(said, 1)
         if pattern is _SUBJECT_FIRST and said in ("this", "that", "these", "those") and _is_noun_next(rest):
@@ -220,6 +226,7 @@ def _declined(topic: str, pronoun: str) -> str:
 _PREPOSED = re.compile(
     r"^(?P<p>in|on|for|with|without|at|from|to|under|by|since|before|after|during)\s+", re.IGNORECASE
 )
+_ARTICLE = re.compile(r"\b(?:the|a|an|der|die|das|le|la|les|el|los|las|de l['’]\w*|du|des)\s+$", re.IGNORECASE)
 _NUMBER = re.compile(r"\b\d[\d.,]*\b")
 
 
@@ -240,7 +247,8 @@ def _replaced(before: str, x: str) -> str:
     names = _names(before)
     if names and (_names(x, first=True) or x[:1].isupper()):
         place = before.rindex(names[-1])
-        return before[:place] + x + before[place + len(names[-1]) :]
+        start = _ARTICLE.sub("", before[:place]) if _ARTICLE.search(f"{x.split()[0]} ") else before[:place]
+        return start + x + before[place + len(names[-1]) :]
     return f"{_bare(before)}, {x}?"
 
 
