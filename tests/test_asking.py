@@ -467,6 +467,13 @@ def test_what_nothing_answers_is_said_without_a_model(home: Whimbrel) -> None:
     assert list(itertools.chain(answer.citations, answer.sentences)) == []
 
 
+def test_where_abstaining_is_off_something_is_always_quoted(home: Whimbrel) -> None:
+    with Whimbrel(home=home.home.path, **{"answer.abstain": 0}) as always:
+        answer = always.ask("Who won the chess championship of 1972 in Reykjavik?")
+    assert not answer.abstained
+    assert answer.citations
+
+
 def test_errors_of_a_model_are_named_by_who_must_act() -> None:
     assert ModelKeyMissing.exit_code == 2
     assert ModelDown("x").status == 503

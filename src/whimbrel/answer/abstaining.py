@@ -30,4 +30,5 @@ async def answerable(
     threshold: float = ABSTAIN,
 ) -> Answerability:
     """Whether to answer `question` from `hits` (best first)."""
-    return Answerability(1.0 if hits else 0.0, bool(hits))
+    score = 1.0 if hits else 0.0
+    return Answerability(score, bool(hits) and score >= threshold)

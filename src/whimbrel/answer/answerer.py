@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from whimbrel.answer.abstaining import answerable
+from whimbrel.answer.abstaining import ABSTAIN, answerable
 from whimbrel.answer.checking import Judge, check_answer
 from whimbrel.answer.extractive import NOTHING, answer_extractively
 from whimbrel.answer.languages import NAMES, language_of
@@ -39,6 +39,8 @@ class Means:
     generator: Generator | None = None
     insists: bool = False
     """The generator was asked for by name, for this question: if it cannot be used as configured, that is an error."""
+    abstain: float = ABSTAIN
+    """How sure an answer must be to be given, 0..1."""
     passage_tokens: int = 4_000
     max_tokens: int = 4_096
     judge: Literal["none", "model"] = "none"
@@ -98,7 +100,10 @@ async def _generated(
 ) -> AsyncGenerator[AnswerEvent]:
     complaints = list(degraded)
     if not _foreign(question.text, means):  # else words and an embedder of one language tell nothing: let it try
-        verdict = await answerable(question.text, hits, means.embed, means.embed_query, language=means.main_language)
+        language, threshold = means.main_language, means.abstain
+        verdict = await answerable(
+            question.text, hits, means.embed, means.embed_query, language=language, threshold=threshold
+        )
         complaints += verdict.degraded
         if not verdict.answers:
             nothing = Answer(NOTHING, (), generator.name, complaints, question.usage, abstained=True)
@@ -159,6 +164,7 @@ async def _extractive(question: Question, hits: Sequence[Hit], means: Means, deg
         hits,
         means.embed,
         embed_query=means.embed_query,
+        abstain=means.abstain,
         language=means.main_language,
         degraded=complaints,
     )

@@ -124,6 +124,7 @@ class Asking:
             language="en" if collection.language == "auto" else collection.language,
             generator=generator,
             insists=asked.model is not None,
+            abstain=settings.abstain,
             passage_tokens=settings.passage_tokens,
             max_tokens=settings.max_tokens,
             judge=settings.judge,

@@ -123,6 +123,12 @@ class Embed(Section):
 
 
 class Answer(Section):
+    abstain: float = Field(
+        default=0.5,
+        ge=0,
+        le=1,
+        description="How sure an answer must be to be given, 0 to 1; 0 always answers where there is a hit.",
+    )
     passage_tokens: int = Field(
         default=4_000, ge=100, description="Most tokens of passages that a model is given; what does not fit is named."
     )
