@@ -146,7 +146,10 @@ def test_search_and_ask_print_the_promised_json(read: dict[str, Ran]) -> None:
     assert read["filtered"].json["hits"] == []
     assert read["above a threshold"].json["hits"] == []
     ask = read["ask"].json
-    assert set(ask) == {"answer", "citations", "model", "degraded", "usage"}
+    assert set(ask) == {
+        *("answer", "citations", "model", "degraded", "usage", "sentences"),
+        *("abstained", "question", "conversation_id", "turn_id"),
+    }
     cited = ask["citations"][0]
     assert set(cited) >= {"marker", "chunk_id", "document_id", "uri", "start", "end", "quote", "supported"}
     assert BIRDS["tern.md"][cited["start"] : cited["end"]] == cited["quote"]
@@ -220,7 +223,11 @@ REFUSED = [
     (["search", "bird", "--filter", '{"year": {"$near": 3}}'], "BadFilter", "$"),
     (["search", "bird", "--mode", "psychic"], "UsageError", "psychic"),
     (["ask", "why?", "-c", "nothing"], "CollectionNotFound", "whimbrel ingest"),
-    (["ask", "why?", "--model", "openai:gpt"], "MissingExtra", "--model"),
+    (["ask", "why?", "--model", "openai:gpt"], "ModelKeyMissing", "OPENAI_API_KEY"),
+    (["ask", "why?", "--model", "opnai:gpt"], "ConfigError", "anthropic"),
+    (["ask", "why?", "-C", "nothing"], "ConversationNotFound", "-C new"),
+    (["open", "99"], "CitationNotFound", "[1]"),
+    (["conversations", "show", "nothing"], "ConversationNotFound", "-C new"),
     (["documents", "show", "nothing"], "DocumentNotFound", "documents list"),
     (["documents", "delete", "nothing"], "DocumentNotFound", "documents list"),
     (["documents", "list", "-c", "nothing"], "CollectionNotFound", "whimbrel ingest"),

@@ -12,19 +12,19 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Coroutine, Sequence
+from collections.abc import AsyncGenerator, Coroutine, Generator
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from sqlalchemy import Connection
 
-from whimbrel.answer.extractive import answer_extractively
+from whimbrel.answer.asking import Asked, Asking
 from whimbrel.catalog import collections, jobs, leases, migrate, vectors
 from whimbrel.catalog.collections import Collection, ViewRow
 from whimbrel.catalog.engine import Catalog
 from whimbrel.config import Settings, load_settings
-from whimbrel.domain import Answer, EmbedKind, Job, Mode, SearchResult, ViewKind
+from whimbrel.domain import Answer, AnswerEvent, Job, Mode, SearchResult, ViewKind
 from whimbrel.errors import AlreadyOwned, BadQuery, SpaceMismatch
 from whimbrel.home import Home, host_name
 from whimbrel.ingest.chunk import Chunking
@@ -77,6 +77,7 @@ class Whimbrel(Service):
         limits = Limits(search.top_k, search.max_top_k, search.max_query_chars, search.candidates, search.timeout_s)
         readers = Readers(self._store, self._lexicon)
         self.engine = SearchEngine(catalog, readers, self.embedder_for, limits, may_judge=self._views_are_here)
+        self.asking = Asking(catalog, self.engine, self.settings)
 
     # --- searching ---------------------------------------------------------------------------------------------------
 
@@ -110,26 +111,42 @@ class Whimbrel(Service):
         request = SearchRequest(query, collection, top_k, _mode(mode), filter, threshold, min_position)
         return await self.engine.search(request)
 
-    def ask(self, question: str, collection: str = "default", *, top_k: int = PASSAGES, **options: Any) -> Answer:
+    # --- asking ------------------------------------------------------------------------------------------------------
+
+    def ask(self, question: str, collection: str = "default", **options: Any) -> Answer:
         """Answer from the collection, with citations whose quotes are exactly the documents' text.
 
-        `top_k` passages are read; the other options are those of `search`.
+        The options are those of `aask_stream`.
         """
-        return self._run(self.aask(question, collection, top_k=top_k, **options))
+        return self._run(self.aask(question, collection, **options))
 
-    async def aask(
-        self, question: str, collection: str = "default", *, top_k: int | None = None, **options: Any
-    ) -> Answer:
+    async def aask(self, question: str, collection: str = "default", **options: Any) -> Answer:
         """As `ask`, on the caller's event loop."""
-        found = await self.asearch(question, collection, top_k=top_k or PASSAGES, **options)
+        return await self.asking.answer(_asked(question, collection, **options))
 
-        async def embed(texts: Sequence[str]) -> Any:
-            return await self.engine.embed_texts(collection, texts, EmbedKind.DOCUMENT)
+    def ask_stream(self, question: str, collection: str = "default", **options: Any) -> Generator[AnswerEvent]:
+        """As `aask_stream`, without an event loop. To stop before the end, close it: `contextlib.closing`."""
+        events = self.aask_stream(question, collection, **options)
+        try:
+            while (event := self._run(_next(events))) is not None:
+                yield event
+        finally:
+            self._run(events.aclose())
 
-        async def embed_query(texts: Sequence[str]) -> Any:
-            return await self.engine.embed_texts(collection, texts, EmbedKind.QUERY)
+    def aask_stream(self, question: str, collection: str = "default", **options: Any) -> AsyncGenerator[AnswerEvent]:
+        """An answer as it is made: `Passages`, then `TextDelta`s where a model writes, then the checked `Answer`.
 
-        return await answer_extractively(question, found.hits, embed, embed_query=embed_query, degraded=found.degraded)
+        The `Answer` counts: where a model fails in the middle of writing, it is made of the documents' own sentences,
+        and its `degraded` says why. To stop before the end, close it: `contextlib.aclosing`.
+
+        `top_k` passages are read, 8 unless given; `mode`, `filter` and `threshold` are those of `search`. `model`
+        answers instead of the configured one: `provider:model`, or `extractive`. `conversation_id`: the question
+        follows those of a conversation, and is stored with its answer; `new` begins one, whose id the answer names.
+
+        Raises as `search` does; `ConfigError` for a provider that there is not; `ConversationNotFound`, `Conflict`;
+        and, where `model` is given, `ModelUnusable` (no key, a wrong one, no such model) and `MissingExtra`.
+        """
+        return self.asking.events(_asked(question, collection, **options))
 
     # --- owning ------------------------------------------------------------------------------------------------------
 
@@ -315,6 +332,7 @@ class Whimbrel(Service):
             self.owner.stop()
             self.owner = None
         if self._loop is not None:
+            self._run(self.asking.close())
             self._run(self.engine.readers.close_all())
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._loop = None
@@ -338,6 +356,27 @@ class Whimbrel(Service):
                 self._loop = asyncio.new_event_loop()
                 threading.Thread(target=self._loop.run_forever, name="whimbrel", daemon=True).start()
         return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+
+
+def _asked(
+    question: str,
+    collection: str,
+    *,
+    top_k: int | None = None,
+    mode: Mode | str = Mode.HYBRID,
+    filter: Any = None,
+    threshold: float = 0.0,
+    min_position: int = 0,
+    model: str | None = None,
+    conversation_id: str | None = None,
+) -> Asked:
+    passages = PASSAGES if top_k is None else top_k
+    request = SearchRequest(question, collection, passages, _mode(mode), filter, threshold, min_position)
+    return Asked(request, model, conversation_id)
+
+
+async def _next(events: AsyncGenerator[AnswerEvent]) -> AnswerEvent | None:
+    return await anext(events, None)
 
 
 def _mode(mode: Mode | str) -> Mode:

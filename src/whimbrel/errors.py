@@ -84,6 +84,18 @@ class ViewNotFound(NotFound):
     pass
 
 
+class ConversationNotFound(NotFound):
+    pass
+
+
+class TurnNotFound(NotFound):
+    """No stored answer has this id: it was deleted, or erased with a document that it was made from."""
+
+
+class CitationNotFound(NotFound):
+    """The last answer has no citation of that number, or there is no last answer."""
+
+
 class PathNotFound(NotFound):
     """A file or folder to ingest does not exist."""
 
@@ -260,6 +272,65 @@ class TextRefused(ModelError):
         super().__init__(message, hint)
         self.positions = tuple(positions)
         """Which texts of the call were refused, by their index in it; nothing was computed for the others."""
+
+
+class ModelUnusable(ModelError):
+    """A generator that will not answer until somebody changes its configuration."""
+
+    exit_code = 2
+
+
+class ModelKeyMissing(ModelUnusable):
+    """The provider wants a key, and none is set; the message names the variable."""
+
+
+class ModelKeyRefused(ModelUnusable):
+    """The provider does not accept the key, or the key may not use the model."""
+
+
+class ModelNotFound(ModelUnusable):
+    """The provider has no model of that name, or its address is wrong."""
+
+
+class ModelRefused(ModelError):
+    """The provider refuses this request: too long, against its rules, or the account's credit is used up."""
+
+
+class ModelDown(ModelError):
+    """Nobody answers at the provider's address, or it answers that it cannot."""
+
+
+class ModelSlow(ModelError):
+    """The provider did not answer, or not go on, within the time that it has."""
+
+    status = 504
+
+
+class ModelBusy(ModelError):
+    """The provider's rate limit is reached."""
+
+    def __init__(self, message: str, hint: str = "", *, retry_after_s: float | None = None) -> None:
+        super().__init__(message, hint)
+        self.retry_after_s = retry_after_s
+        """Seconds that the provider asks to wait; None if it did not say."""
+
+
+class ModelBroken(ModelError):
+    """What the provider answers cannot be used."""
+
+    status = 502
+
+
+class ModelEndedEarly(ModelBroken):
+    """The answer broke off before its end."""
+
+
+class ModelMalformed(ModelBroken):
+    """The answer is not what the provider's protocol says."""
+
+
+class ModelEmpty(ModelBroken):
+    """The answer has no text."""
 
 
 class Busy(WhimbrelError):

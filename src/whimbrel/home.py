@@ -40,6 +40,11 @@ class Home:
         return self.path / "catalog.db"
 
     @property
+    def last_answer(self) -> Path:
+        """Where the passages of the last answer in a terminal lie: places in documents, none of their text."""
+        return self.path / "last-answer.json"
+
+    @property
     def socket(self) -> Path:
         """Where a running `serve` answers the CLI. A Unix socket's path may have 107 bytes: a link in a short place."""
         path = self.path / "serve.sock"

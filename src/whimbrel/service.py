@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import Connection
 
 from whimbrel import __version__
-from whimbrel.catalog import collections, documents, jobs, listing
+from whimbrel.catalog import collections, conversations, documents, jobs, listing
 from whimbrel.catalog.collections import Collection, ViewRow
+from whimbrel.catalog.conversations import Conversation, Turn
 from whimbrel.catalog.engine import Catalog
 from whimbrel.config import Settings
 from whimbrel.domain import Job, JobState, ViewKind, ViewState, hash_id
@@ -378,6 +379,35 @@ class Service(ABC):
             )
         self._wake()
         return job
+
+    # --- conversations -----------------------------------------------------------------------------------------------
+
+    def conversations(self, collection: str | None = None, *, limit: int = 100, offset: int = 0) -> list[Conversation]:
+        """The last used first. Raises `CollectionNotFound`."""
+        with self.catalog.read() as connection:
+            key = collections.find(connection, collection).id if collection is not None else None
+            return conversations.listing(connection, key, limit, offset)
+
+    def conversation(self, conversation_id: str) -> tuple[Conversation, list[Turn]]:
+        """A conversation and its turns, oldest first. Raises `ConversationNotFound`."""
+        with self.catalog.read() as connection:
+            return conversations.get(connection, conversation_id), conversations.turns(connection, conversation_id)
+
+    def start_conversation(self, collection: str = "default") -> Conversation:
+        """An empty one, to ask in. Raises `CollectionNotFound`."""
+        with self.catalog.write() as connection:
+            made = conversations.create(connection, collections.find(connection, collection).id)
+            return conversations.get(connection, made)
+
+    def delete_conversation(self, conversation_id: str) -> None:
+        """With its turns and feedback. Raises `ConversationNotFound`."""
+        with self.catalog.write() as connection:
+            conversations.remove(connection, conversation_id)
+
+    def add_feedback(self, turn_id: str, rating: int, comment: str = "") -> None:
+        """What a user thinks of a stored answer: 1 is good, -1 bad. Raises `TurnNotFound`, `BadInput`."""
+        with self.catalog.write() as connection:
+            conversations.rate(connection, turn_id, rating, comment)
 
     # --- backup ------------------------------------------------------------------------------------------------------
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from whimbrel.answer.abstaining import ABSTAIN
 from whimbrel.answer.citations import check, terms
 from whimbrel.answer.sentences import Sentence, plain, sentences
 from whimbrel.domain import Answer, Citation, Hit
@@ -54,6 +55,7 @@ async def answer_extractively(
     embed_query: Embed | None = None,
     max_sentences: int = 3,
     floor: float = FLOOR,
+    abstain: float = ABSTAIN,
     language: str = "en",
     degraded: Sequence[str] = (),
 ) -> Answer:
@@ -61,13 +63,16 @@ async def answer_extractively(
 
     Relevance, 0..1, is (cosine + 0.3 * words) / 1.3: the cosine of question and sentence, which is read with its title
     and heading, and the share of the question's terms in them, a rarer term counting more. Where the best is under
-    `floor`, the answer says that there is none, and cites nothing. The floor holds for the built-in model; others have
-    cosines of their own. `embed_query` embeds the question where questions are embedded in another way.
+    `floor`, the answer says that there is none, and cites nothing; `abstain` 0 always answers. The floor holds for the
+    built-in model; others have cosines of their own. `embed_query` embeds the question where questions are embedded in
+    another way.
 
     A model that is out leaves the words to judge by, and `degraded` says so. `usage` counts `sentences_embedded`.
     """
     candidates = _candidates(question, hits, language)
     judged = await _judged(question, candidates, embed, embed_query or embed)
+    if abstain == 0:
+        floor = 0.0
     if judged.vectors is None:
         floor = min(floor, WORDS_FLOOR)
     degraded = [*degraded, *judged.degraded]

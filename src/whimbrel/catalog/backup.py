@@ -59,11 +59,10 @@ def backup(
     Raises `Conflict` if the file exists, `DiskFull`, or `BackupError` if it cannot be written or the catalog's own file
     is damaged: an archive of that would look sound.
     """
-    names = [table.name for table in t.metadata.sorted_tables if table.name not in LEFT_OUT]
     with catalog.read() as connection:
         if catalog.is_sqlite:
             _refuse_if_damaged(connection)
-        manifest = write_archive(connection, target, names, version=version, overwrite=overwrite, progress=progress)
+        manifest = write_archive(connection, target, _saved(), version=version, overwrite=overwrite, progress=progress)
     rows = {name: entry.rows for name, entry in manifest.tables.items()}
     return BackupReport(target, target.stat().st_size, rows["collections"], rows)
 
@@ -75,6 +74,11 @@ def _refuse_if_damaged(connection: Connection) -> None:
             f"The catalog's file is damaged ({said.splitlines()[-1]}). Nothing was saved.",
             "`whimbrel doctor` says more. Keep the backups that you have; copy the file itself before anything else.",
         )
+
+
+def _saved() -> list[str]:
+    """The tables of a backup, those that others refer to first."""
+    return [table.name for table in t.metadata.sorted_tables if table.name not in LEFT_OUT]
 
 
 def restore(
@@ -209,8 +213,7 @@ def _at(revision: str, archive: ArchiveReader, versions: Path | None) -> Iterato
                 upgrade(connection, revision, versions)
             upgraded = Path(folder) / "upgraded.whimbrel"
             with scratch.read() as connection:
-                names = [name for name in archive.manifest.tables if name not in LEFT_OUT]
-                write_archive(connection, upgraded, names, version=archive.manifest.whimbrel)
+                write_archive(connection, upgraded, _saved(), version=archive.manifest.whimbrel)
         finally:
             scratch.close()
         with open_archive(upgraded) as current:

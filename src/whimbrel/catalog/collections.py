@@ -10,7 +10,7 @@ from typing import Any
 
 from sqlalchemy import Connection, bindparam, delete, select, update
 
-from whimbrel.catalog import bulk, log
+from whimbrel.catalog import bulk, conversations, log
 from whimbrel.catalog import tables as t
 from whimbrel.catalog.documents import batched
 from whimbrel.catalog.engine import AnyRow, now, take_keys
@@ -152,6 +152,7 @@ def remove_some(connection: Connection, collection_id: int, limit: int = 2_000) 
         connection.execute(delete(t.segments).where(among(t.segments.c.document_id, batch)))
         connection.execute(delete(t.documents).where(among(t.documents.c.id, batch)))
     if not keys:
+        conversations.remove_of(connection, collection_id)
         for table in (t.changes, t.commits, t.views):
             connection.execute(delete(table).where(table.c.collection_id == collection_id))
         connection.execute(delete(t.collections).where(t.collections.c.id == collection_id))

@@ -17,7 +17,10 @@ from sqlalchemy.exc import DBAPIError
 from whimbrel.catalog import tables as t
 from whimbrel.catalog.engine import READ_CACHE_KIB, Catalog
 
-_HOLDING_TEXT = (t.documents, t.segments, t.chunks, t.texts, t.vectors, t.changes, t.uploads, t.jobs)
+_HOLDING_TEXT = (
+    *(t.documents, t.segments, t.chunks, t.texts, t.vectors, t.changes, t.uploads, t.jobs),
+    *(t.turns, t.turn_documents, t.feedback),
+)
 _LOCK_TIMEOUT_MS = 2_000
 """Readers that come after a request for an exclusive lock queue behind it: so ask for a short time, and ask again."""
 

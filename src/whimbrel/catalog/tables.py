@@ -260,6 +260,57 @@ uploads = Table(
 )
 """Texts that came over the API and wait for their job; removed when it has taken them in."""
 
+conversations = Table(
+    "conversations",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("collection_id", Key, ForeignKey("collections.id"), nullable=False),
+    Column("erased", Integer, nullable=False),
+    Column("created_at", Double, nullable=False),
+    Column("updated_at", Double, nullable=False),
+    Index("ix_conversations_collection_id_updated_at", "collection_id", "updated_at"),
+)
+"""`erased`: how many of its turns were removed because a document that they were made from was purged."""
+
+turns = Table(
+    "turns",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("conversation_id", Text, ForeignKey("conversations.id"), nullable=False),
+    Column("ordinal", Integer, nullable=False),
+    Column("asked", Text, nullable=False),
+    Column("question", Text, nullable=False),
+    Column("answer", Text, nullable=False),
+    Column("citations", Json, nullable=False),
+    Column("model", Text, nullable=False),
+    Column("abstained", Boolean, nullable=False),
+    Column("degraded", Json, nullable=False),
+    Column("usage", Json, nullable=False),
+    Column("created_at", Double, nullable=False),
+    UniqueConstraint("conversation_id", "ordinal"),
+)
+"""Questions and their answers. `asked` is what the user wrote, `question` what was searched for."""
+
+turn_documents = Table(
+    "turn_documents",
+    metadata,
+    Column("turn_id", Text, ForeignKey("turns.id"), nullable=False),
+    Column("document", LargeBinary(16), nullable=False),
+    PrimaryKeyConstraint("turn_id", "document"),
+    Index("ix_turn_documents_document", "document"),
+)
+"""The documents, by public id, whose passages an answer was made from, cited or not: a purge follows them here."""
+
+feedback = Table(
+    "feedback",
+    metadata,
+    Column("turn_id", Text, ForeignKey("turns.id"), primary_key=True),
+    Column("rating", Integer, nullable=False),
+    Column("comment", Text, nullable=False),
+    Column("created_at", Double, nullable=False),
+)
+"""What a user thinks of an answer: `rating` is 1 or -1."""
+
 leases = Table(
     "leases",
     metadata,

@@ -10,12 +10,15 @@ import typer
 from whimbrel import __version__
 from whimbrel.cli import (
     archives,
+    asking,
     collections,
     config,
+    conversations,
     documents,
     ingesting,
     jobs,
     out,
+    passages,
     searching,
     serving,
     state,
@@ -58,7 +61,7 @@ def options(
 for command in (
     ingesting.ingest,
     searching.search,
-    searching.ask,
+    asking.ask,
     state.status,
     serving.serve,
     serving.owner,
@@ -67,5 +70,6 @@ for command in (
     state.doctor,
 ):
     app.command()(command)
-for group in (documents, collections, views, jobs, config):
+app.command("open")(passages.open_)
+for group in (documents, collections, conversations, views, jobs, config):
     app.add_typer(group.app, rich_help_panel=None)

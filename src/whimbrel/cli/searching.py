@@ -1,4 +1,4 @@
-"""`whimbrel search` and `whimbrel ask`: through a running `serve` where there is one, else in this process."""
+"""`whimbrel search`: through a running `serve` where there is one, else in this process."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import typer
 from whimbrel.cli import out
 from whimbrel.cli.opening import opened, settings
 from whimbrel.cli.options import AsJson, Collection, parsed
-from whimbrel.errors import BadFilter, MissingExtra
+from whimbrel.errors import BadFilter
 
 if TYPE_CHECKING:
     from whimbrel.app import Whimbrel
@@ -36,56 +36,24 @@ def search(
     where = parsed(filter, "--filter", BadFilter, """--filter '{"year": {"$gte": 2020}}'""")
     given = {"top_k": top_k, "mode": mode, "filter": where, "threshold": threshold}
     options = {name: value for name, value in given.items() if value is not None}
-    found = _answered(
+    found = answered(
         "/v1/search",
         {"query": query, "collection": collection, **options},
         lambda whimbrel: shapes().search_result(whimbrel.search(query, collection, **options)),
     )
-    _say_degraded(found)
+    say_degraded(found)
     if as_json:
         out.data(found)
         return
     for hit in found["hits"]:
         out.styled(f"{hit['rank']:>2}. {out.bold(hit['title'] or hit['uri'])}  {hit['score']:.3f}")
-        out.line(f"    {hit['uri']}:{hit['start']}-{hit['end']}{_page(hit)}")
+        out.line(f"    {hit['uri']}:{hit['start']}-{hit['end']}{page(hit)}")
         out.line(f"    {out.snippet(hit['text'])}")
     if not found["hits"]:
         out.line("Nothing was found.")
 
 
-def ask(
-    question: Annotated[str, typer.Argument(metavar="QUESTION", help="A question.")],
-    collection: Collection = "default",
-    model: Annotated[
-        str | None, typer.Option(metavar="PROVIDER:MODEL", help="A model to write the answer. There is none yet.")
-    ] = None,
-    as_json: AsJson = False,
-) -> None:
-    """Answer a question in the documents' own sentences, each with its citation."""
-    if model is not None:
-        raise MissingExtra(
-            f"This version has no generating model, so {model!r} cannot answer. Nothing was sent anywhere.",
-            "Leave --model out: the answer is then made of the documents' own sentences.",
-        )
-    found = _answered(
-        "/v1/query",
-        {"query": question, "collection": collection},
-        lambda whimbrel: shapes().answer(whimbrel.ask(question, collection)),
-    )
-    _say_degraded(found)
-    if as_json:
-        out.data(found)
-        return
-    out.line(found["answer"])
-    if found["citations"]:
-        out.line()
-    for cited in found["citations"]:
-        doubt = "" if cited["supported"] == "yes" else f" (supported: {cited['supported']})"
-        place = f"{cited['uri']}:{cited['start']}-{cited['end']}{_page(cited)}"
-        out.line(f"[{cited['marker']}] {place} — “{out.snippet(cited['quote'])}”{doubt}")
-
-
-def _answered(path: str, body: dict[str, Any], here: Callable[[Whimbrel], dict[str, Any]]) -> dict[str, Any]:
+def answered(path: str, body: dict[str, Any], here: Callable[[Whimbrel], dict[str, Any]]) -> dict[str, Any]:
     from whimbrel.client import ServeClient
     from whimbrel.home import Home
 
@@ -104,10 +72,10 @@ def shapes() -> ModuleType:
     return shapes
 
 
-def _say_degraded(found: dict[str, Any]) -> None:
+def say_degraded(found: dict[str, Any]) -> None:
     for reason in found["degraded"]:
         out.note(f"degraded: {reason}")
 
 
-def _page(found: dict[str, Any]) -> str:
+def page(found: dict[str, Any]) -> str:
     return f" (page {found['page']})" if found.get("page") else ""

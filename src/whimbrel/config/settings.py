@@ -122,6 +122,36 @@ class Embed(Section):
     batch: int = Field(default=64, ge=1, le=10_000, description="Texts given to the embedder at once.")
 
 
+class Answer(Section):
+    abstain: float = Field(
+        default=0.5,
+        ge=0,
+        le=1,
+        description="How sure an answer must be to be given, 0 to 1; 0 always answers where there is a hit.",
+    )
+    passage_tokens: int = Field(
+        default=4_000, ge=100, description="Most tokens of passages that a model is given; what does not fit is named."
+    )
+    history_tokens: int = Field(
+        default=1_000, ge=0, description="Most tokens of earlier questions and answers that a model is given."
+    )
+    max_tokens: int = Field(
+        default=4_096, ge=16, description="Longest answer that a model may write, its reasoning included."
+    )
+    judge: Annotated[Literal["none", "model"], BeforeValidator(_lower)] = Field(
+        default="none",
+        description="`model` asks the model that writes answers about each citation too; that costs a call for each.",
+    )
+
+
+class Models(Section):
+    connect_timeout_s: float = Field(default=5.0, gt=0, description="Seconds to reach a model's provider.")
+    first_token_timeout_s: float = Field(
+        default=60.0, gt=0, description="Seconds until a model's answer begins; models that reason first need many."
+    )
+    token_timeout_s: float = Field(default=30.0, gt=0, description="Seconds between two parts of a model's answer.")
+
+
 class Log(Section):
     level: Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_lower)] = Field(
         default="info", description="Least severe message that is logged."
@@ -173,6 +203,13 @@ class Settings(Section):
         description="Embedding model of new collections.",
         json_schema_extra={"expected": "`minilm`, or `PROVIDER:MODEL`"},
     )
+    model: str | None = Field(
+        default=None,
+        min_length=1,
+        description="Model that writes answers. Without one, that of the provider whose key is set, else `extractive`: "
+        "answers in the documents' own sentences.",
+        json_schema_extra={"expected": "`PROVIDER:MODEL`, `PROVIDER`, or `extractive`"},
+    )
     api_keys: SecretStr | None = Field(
         default=None,
         description="Who may call the API. Without keys, only this machine.",
@@ -184,6 +221,8 @@ class Settings(Section):
     server: Server = Field(default_factory=Server)
     owner: Owner = Field(default_factory=Owner)
     embed: Embed = Field(default_factory=Embed)
+    answer: Answer = Field(default_factory=Answer)
+    models: Models = Field(default_factory=Models)
     log: Log = Field(default_factory=Log)
 
     _sources: dict[str, str] = PrivateAttr(default_factory=dict)

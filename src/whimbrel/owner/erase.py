@@ -15,7 +15,7 @@ from typing import Any
 
 from sqlalchemy import Connection, delete, select
 
-from whimbrel.catalog import collections, documents, erase, jobs, log, vectors
+from whimbrel.catalog import collections, conversations, documents, erase, jobs, log, vectors
 from whimbrel.catalog import tables as t
 from whimbrel.catalog.collections import Collection
 from whimbrel.catalog.engine import now
@@ -27,11 +27,16 @@ from whimbrel.owner.runner import READING, JobContext, PutAway
 
 
 def request_purge(connection: Connection, collection: Collection, keys: Sequence[int]) -> Job:
-    """Take documents out of sight at once, and enqueue the job that removes every trace of them."""
+    """Take documents out of sight at once, and enqueue the job that removes every trace of them.
+
+    Stored answers that were made from them go in the same moment.
+    """
     log.lock(connection, collection.id)
+    public_ids = list(connection.execute(select(t.documents.c.public_id).where(t.documents.c.id.in_(keys))).scalars())
     changes = documents.drop_contents(connection, keys)
     position = log.append(connection, collection.id, changes)
     connection.execute(delete(t.documents).where(t.documents.c.id.in_(keys)))
+    conversations.erase(connection, collection.id, public_ids)
     job, _ = jobs.enqueue(
         connection,
         "purge",

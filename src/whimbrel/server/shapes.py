@@ -6,7 +6,19 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 
-from whimbrel.domain import Answer, Citation, DocumentState, Hit, JobState, SearchResult
+from whimbrel.domain import (
+    Answer,
+    AnswerEvent,
+    CheckedSentence,
+    Citation,
+    DocumentState,
+    Evidence,
+    Hit,
+    JobState,
+    Passages,
+    SearchResult,
+    TextDelta,
+)
 
 
 def search_result(found: SearchResult) -> dict[str, Any]:
@@ -41,7 +53,47 @@ def answer(found: Answer) -> dict[str, Any]:
         "model": found.model,
         "degraded": list(found.degraded),
         "usage": dict(found.usage),
+        "sentences": [sentence(one) for one in found.sentences],
+        "abstained": found.abstained,
+        "question": found.question,
+        "conversation_id": found.conversation_id,
+        "turn_id": found.turn_id,
     }
+
+
+def sentence(found: CheckedSentence) -> dict[str, Any]:
+    return {
+        "start": found.start,
+        "end": found.end,
+        "markers": list(found.markers),
+        "supported": found.supported,
+        "evidence": [evidence(one) for one in found.evidence],
+    }
+
+
+def evidence(found: Evidence) -> dict[str, Any]:
+    return {
+        "marker": found.marker,
+        "start": found.start,
+        "end": found.end,
+        "supported": found.supported,
+        "score": found.score,
+        "reason": found.reason,
+    }
+
+
+def event(found: AnswerEvent) -> tuple[str, dict[str, Any]]:
+    """The name of an event of a streamed answer, and what it carries."""
+    if isinstance(found, Passages):
+        return "passages", {
+            "passages": [hit(one) for one in found.hits],
+            "question": found.question,
+            "position": found.position,
+            "degraded": list(found.degraded),
+        }
+    if isinstance(found, TextDelta):
+        return "text", {"text": found.text}
+    return "answer", answer(found)
 
 
 def citation(found: Citation) -> dict[str, Any]:
@@ -99,12 +151,37 @@ class CitationShape(BaseModel):
     page: int | None
 
 
+class EvidenceShape(BaseModel):
+    marker: int
+    start: int
+    end: int
+    supported: Literal["yes", "partly", "no"]
+    score: float
+    reason: str
+
+
+class SentenceShape(BaseModel):
+    start: int
+    end: int
+    markers: list[int]
+    supported: Literal["yes", "partly", "no"]
+    evidence: list[EvidenceShape]
+
+
 class AnswerShape(BaseModel):
     answer: str
     citations: list[CitationShape]
     model: str
     degraded: list[str]
     usage: dict[str, Any]
+    sentences: list[SentenceShape]
+    abstained: bool
+    """The collection does not answer the question."""
+    question: str
+    """What was searched for: the question, made to stand alone."""
+    conversation_id: str | None
+    turn_id: str | None
+    """What feedback names; null outside of a conversation."""
 
 
 class AcceptedShape(BaseModel):
