@@ -146,7 +146,7 @@ def test_search_and_ask_print_the_promised_json(read: dict[str, Ran]) -> None:
     assert read["filtered"].json["hits"] == []
     assert read["above a threshold"].json["hits"] == []
     ask = read["ask"].json
-    assert set(ask) == {"answer", "citations", "model", "degraded", "usage"}
+    assert set(ask) >= {"answer", "citations", "model", "degraded", "usage"}
     cited = ask["citations"][0]
     assert set(cited) >= {"marker", "chunk_id", "document_id", "uri", "start", "end", "quote", "supported"}
     assert BIRDS["tern.md"][cited["start"] : cited["end"]] == cited["quote"]
@@ -229,7 +229,7 @@ REFUSED = [
     (["view", "verify", "9999"], "ViewNotFound", "view list"),
     (["jobs", "show", "nothing"], "JobNotFound", "jobs list"),
     (["restore", "nowhere.whimbrel"], "PathNotFound", ""),
-    (["serve", "--host", "0.0.0.0"], "ConfigError", "API_KEYS"),
+    (["serve", "--host", "198.51.100.1"], "ConfigError", "127.0.0.1"),
     (["search"], "UsageError", "QUERY"),
     (["nonsense"], "UsageError", "nonsense"),
 ]

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Coroutine, Sequence
+from collections.abc import AsyncGenerator, Coroutine, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -24,7 +24,7 @@ from whimbrel.catalog import collections, jobs, leases, migrate, vectors
 from whimbrel.catalog.collections import Collection, ViewRow
 from whimbrel.catalog.engine import Catalog
 from whimbrel.config import Settings, load_settings
-from whimbrel.domain import Answer, EmbedKind, Job, Mode, SearchResult, ViewKind
+from whimbrel.domain import Answer, AnswerEvent, EmbedKind, Job, Mode, Passages, SearchResult, ViewKind
 from whimbrel.errors import AlreadyOwned, BadQuery, SpaceMismatch
 from whimbrel.home import Home, host_name
 from whimbrel.ingest.chunk import Chunking
@@ -118,7 +118,13 @@ class Whimbrel(Service):
         return self._run(self.aask(question, collection, top_k=top_k, **options))
 
     async def aask(
-        self, question: str, collection: str = "default", *, top_k: int | None = None, **options: Any
+        self,
+        question: str,
+        collection: str = "default",
+        *,
+        top_k: int | None = None,
+        conversation_id: str | None = None,
+        **options: Any,
     ) -> Answer:
         """As `ask`, on the caller's event loop."""
         found = await self.asearch(question, collection, top_k=top_k or PASSAGES, **options)
@@ -130,6 +136,20 @@ class Whimbrel(Service):
             return await self.engine.embed_texts(collection, texts, EmbedKind.QUERY)
 
         return await answer_extractively(question, found.hits, embed, embed_query=embed_query, degraded=found.degraded)
+
+    async def aask_stream(
+        self,
+        question: str,
+        collection: str = "default",
+        *,
+        top_k: int | None = None,
+        conversation_id: str | None = None,
+        **options: Any,
+    ) -> AsyncGenerator[AnswerEvent, None]:
+        """The passages at once, then the answer."""
+        found = await self.asearch(question, collection, top_k=top_k or PASSAGES, **options)
+        yield Passages(found.hits, question, found.position, found.degraded)
+        yield await self.aask(question, collection, top_k=top_k, **options)
 
     # --- owning ------------------------------------------------------------------------------------------------------
 

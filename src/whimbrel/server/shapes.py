@@ -1,12 +1,12 @@
-"""What the API answers with: as JSON, and as classes that only document it."""
+"""What the API answers with, as JSON. `whimbrel.server.described` has the same for people."""
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from dataclasses import asdict
+from typing import Any
 
-from pydantic import BaseModel
-
-from whimbrel.domain import Answer, Citation, DocumentState, Hit, JobState, SearchResult
+from whimbrel.catalog.collections import Collection
+from whimbrel.domain import Answer, Citation, Hit, Passages, SearchResult
 
 
 def search_result(found: SearchResult) -> dict[str, Any]:
@@ -34,13 +34,26 @@ def hit(found: Hit) -> dict[str, Any]:
     }
 
 
+def passages(found: Passages) -> dict[str, Any]:
+    return {
+        "hits": [hit(one) for one in found.hits],
+        "question": found.question,
+        "position": found.position,
+        "degraded": list(found.degraded),
+    }
+
+
 def answer(found: Answer) -> dict[str, Any]:
     return {
         "answer": found.answer,
         "citations": [citation(one) for one in found.citations],
+        "sentences": [asdict(one) for one in found.sentences],
+        "abstained": found.abstained,
         "model": found.model,
         "degraded": list(found.degraded),
         "usage": dict(found.usage),
+        "conversation_id": found.conversation_id,
+        "question": found.question,
     }
 
 
@@ -58,147 +71,5 @@ def citation(found: Citation) -> dict[str, Any]:
     }
 
 
-class ErrorShape(BaseModel):
-    error: str
-    """A stable name for programs."""
-    message: str
-    hint: str
-    status: int
-
-
-class HitShape(BaseModel):
-    rank: int
-    score: float
-    chunk_id: str
-    document_id: str
-    uri: str
-    title: str
-    text: str
-    start: int
-    end: int
-    metadata: dict[str, Any]
-    page: int | None
-
-
-class SearchShape(BaseModel):
-    hits: list[HitShape]
-    position: int
-    degraded: list[str]
-    timings_ms: dict[str, float]
-
-
-class CitationShape(BaseModel):
-    marker: int
-    chunk_id: str
-    document_id: str
-    uri: str
-    start: int
-    end: int
-    quote: str
-    supported: Literal["yes", "partly", "no"]
-    page: int | None
-
-
-class AnswerShape(BaseModel):
-    answer: str
-    citations: list[CitationShape]
-    model: str
-    degraded: list[str]
-    usage: dict[str, Any]
-
-
-class AcceptedShape(BaseModel):
-    job_id: str
-    state: JobState
-    collection: str | None
-
-
-class AddedShape(BaseModel, extra="allow"):
-    """The counts of the job, and the position of the log at which its documents are."""
-
-    job_id: str
-    state: JobState
-    position: int
-
-
-class DocumentShape(BaseModel):
-    document_id: str
-    external_id: str | None
-    uri: str
-    title: str
-    media_type: str
-    state: DocumentState
-    reason: str
-    metadata: dict[str, Any]
-    size: int
-    text_length: int
-    chunks: int
-    position: int
-
-
-class DocumentTextShape(DocumentShape):
-    text: str
-
-
-class DocumentsShape(BaseModel):
-    documents: list[DocumentShape]
-    limit: int
-    offset: int
-
-
-class RemovedShape(BaseModel):
-    removed: int
-    chunks_removed: int
-    position: int
-
-
-class CollectionShape(BaseModel):
-    name: str
-    language: str
-    epoch: str
-    head: int
-    """The last position of its log."""
-
-
-class CollectionsShape(BaseModel):
-    collections: list[CollectionShape]
-
-
-class JobShape(BaseModel):
-    id: str
-    kind: str
-    collection: str | None
-    state: JobState
-    progress: dict[str, Any]
-    result: dict[str, Any]
-    attempts: int
-    error: str
-    hint: str
-    cancel_requested: bool
-    created_at: str
-    updated_at: str
-    not_before: str | None
-
-
-class JobsShape(BaseModel):
-    jobs: list[JobShape]
-
-
-class HealthShape(BaseModel):
-    status: Literal["ok"]
-    version: str
-    owner: bool | Literal["elsewhere"]
-    """Whether this process owns the home, or another one does."""
-
-
-class ReadyShape(BaseModel):
-    ready: bool
-    reasons: list[str]
-
-
-class StatusShape(BaseModel, extra="allow"):
-    home: str
-    catalog: str
-    owner: dict[str, Any] | None
-    collections: list[dict[str, Any]]
-    jobs: list[JobShape]
+def collection(found: Collection) -> dict[str, Any]:
+    return {"name": found.name, "language": found.language, "epoch": found.epoch, "head": found.head}

@@ -1,0 +1,354 @@
+"""What the API answers with, as classes that only document it, each with an example."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from whimbrel.domain import DocumentState, JobState
+
+CHUNK = "9f2b64c0a1d84f0e8f3a5d2c7b6e1a90"
+DOCUMENT = "4c1d9a7be2f05836a1b2c3d4e5f60718"
+TEXT = "The whimbrel flies thousands of kilometres without landing."
+JOB = "0123456789abcdef"
+
+Supported = Literal["yes", "partly", "no"]
+Service = Literal["healthy", "degraded", "unhealthy", "unknown"]
+
+_HIT = {
+    "rank": 1,
+    "score": 0.83,
+    "chunk_id": CHUNK,
+    "document_id": DOCUMENT,
+    "uri": "file:///notes/birds.md",
+    "title": "The whimbrel",
+    "text": TEXT,
+    "start": 16,
+    "end": 75,
+    "metadata": {"kind": "bird"},
+    "page": None,
+}
+_CITATION = {
+    "marker": 1,
+    "chunk_id": CHUNK,
+    "document_id": DOCUMENT,
+    "uri": "file:///notes/birds.md",
+    "start": 16,
+    "end": 75,
+    "quote": TEXT,
+    "supported": "yes",
+    "page": None,
+}
+_EVIDENCE = {"marker": 1, "start": 16, "end": 75, "supported": "yes", "score": 0.97, "reason": ""}
+_SENTENCE = {"start": 0, "end": 59, "markers": [1], "supported": "yes", "evidence": [_EVIDENCE]}
+PASSAGES = {"hits": [_HIT], "question": "How far does the whimbrel fly?", "position": 12, "degraded": []}
+ANSWER = {
+    "answer": f"{TEXT} [1]",
+    "citations": [_CITATION],
+    "sentences": [_SENTENCE],
+    "abstained": False,
+    "model": "extractive",
+    "degraded": [],
+    "usage": {"citations_removed": 0},
+    "conversation_id": None,
+    "question": "How far does the whimbrel fly?",
+}
+_DOCUMENT = {
+    "document_id": DOCUMENT,
+    "external_id": "note-1",
+    "uri": "text:note-1",
+    "title": "The whimbrel",
+    "media_type": "text/markdown",
+    "state": "indexed",
+    "reason": "",
+    "metadata": {"kind": "bird"},
+    "size": 59,
+    "text_length": 59,
+    "chunks": 1,
+    "position": 1,
+}
+_COLLECTION = {"name": "default", "language": "en", "epoch": "5f3a9c", "head": 12}
+_JOB = {
+    "id": JOB,
+    "kind": "add",
+    "collection": "default",
+    "state": "done",
+    "progress": {"documents": 1},
+    "result": {"documents": 1, "added": 1, "position": 1},
+    "attempts": 1,
+    "error": "",
+    "hint": "",
+    "cancel_requested": False,
+    "created_at": "2026-01-31T12:00:00+00:00",
+    "updated_at": "2026-01-31T12:00:01+00:00",
+    "not_before": None,
+}
+
+
+def example(value: Any, *, extra: Literal["ignore", "allow"] = "ignore") -> ConfigDict:
+    return ConfigDict(json_schema_extra={"examples": [value]}, extra=extra)
+
+
+class Problem(BaseModel):
+    """RFC 9457 problem details, with what to do."""
+
+    model_config = example(
+        {
+            "type": "/docs#CollectionNotFound",
+            "title": "Collection not found",
+            "status": 404,
+            "detail": "There is no collection 'nots'. There are: notes.",
+            "instance": "urn:whimbrel:request:6a1f0c9be2d4",
+            "error": "CollectionNotFound",
+            "message": "There is no collection 'nots'. There are: notes.",
+            "hint": "`whimbrel ingest PATH -c nots` makes it, or `whimbrel collections create nots`.",
+            "request_id": "6a1f0c9be2d4",
+        }
+    )
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    instance: str
+    error: str
+    """The class of the error: a stable name for programs."""
+    message: str
+    """As `detail`."""
+    hint: str
+    """What to do."""
+    request_id: str
+
+
+class HitShape(BaseModel):
+    model_config = example(_HIT)
+
+    rank: int
+    score: float
+    chunk_id: str
+    document_id: str
+    uri: str
+    title: str
+    text: str
+    start: int
+    end: int
+    metadata: dict[str, Any]
+    page: int | None
+
+
+class SearchShape(BaseModel):
+    model_config = example({"hits": [_HIT], "position": 12, "degraded": [], "timings_ms": {"total": 7.1}})
+
+    hits: list[HitShape]
+    position: int
+    degraded: list[str]
+    timings_ms: dict[str, float]
+
+
+class CitationShape(BaseModel):
+    model_config = example(_CITATION)
+
+    marker: int
+    chunk_id: str
+    document_id: str
+    uri: str
+    start: int
+    end: int
+    quote: str
+    supported: Supported
+    page: int | None
+
+
+class EvidenceShape(BaseModel):
+    model_config = example(_EVIDENCE)
+
+    marker: int
+    start: int
+    end: int
+    supported: Supported
+    score: float
+    reason: str
+
+
+class SentenceShape(BaseModel):
+    model_config = example(_SENTENCE)
+
+    start: int
+    end: int
+    markers: list[int]
+    supported: Supported
+    evidence: list[EvidenceShape]
+
+
+class AnswerShape(BaseModel):
+    model_config = example(ANSWER)
+
+    answer: str
+    citations: list[CitationShape]
+    sentences: list[SentenceShape]
+    abstained: bool
+    model: str
+    degraded: list[str]
+    usage: dict[str, Any]
+    conversation_id: str | None
+    question: str
+
+
+class PassagesShape(BaseModel):
+    """The first event of an answer: what it will be made from, numbered from 1 in this order."""
+
+    model_config = example(PASSAGES)
+
+    hits: list[HitShape]
+    question: str
+    position: int
+    degraded: list[str]
+
+
+class TextShape(BaseModel):
+    """More of an answer's text. Its markers are not checked yet."""
+
+    model_config = example({"text": TEXT})
+
+    text: str
+
+
+class AcceptedShape(BaseModel):
+    model_config = example({"job_id": JOB, "state": "queued", "collection": "default"})
+
+    job_id: str
+    state: JobState
+    collection: str | None
+
+
+class AddedShape(BaseModel):
+    """The counts of the job, and the position of the log at which its documents are."""
+
+    model_config = example({"job_id": JOB, "state": "done", "position": 1, "added": 1, "failed": 0}, extra="allow")
+
+    job_id: str
+    state: JobState
+    position: int
+
+
+class DocumentShape(BaseModel):
+    model_config = example(_DOCUMENT)
+
+    document_id: str
+    external_id: str | None
+    uri: str
+    title: str
+    media_type: str
+    state: DocumentState
+    reason: str
+    metadata: dict[str, Any]
+    size: int
+    text_length: int
+    chunks: int
+    position: int
+
+
+class DocumentTextShape(DocumentShape):
+    model_config = example({**_DOCUMENT, "text": TEXT})
+
+    text: str
+
+
+class DocumentsShape(BaseModel):
+    model_config = example({"documents": [_DOCUMENT], "limit": 100, "offset": 0})
+
+    documents: list[DocumentShape]
+    limit: int
+    offset: int
+
+
+class RemovedShape(BaseModel):
+    model_config = example({"removed": 1, "chunks_removed": 3, "position": 13})
+
+    removed: int
+    chunks_removed: int
+    position: int
+
+
+class CollectionShape(BaseModel):
+    model_config = example(_COLLECTION)
+
+    name: str
+    language: str
+    epoch: str
+    head: int
+    """The last position of its log."""
+
+
+class CollectionsShape(BaseModel):
+    model_config = example({"collections": [_COLLECTION]})
+
+    collections: list[CollectionShape]
+
+
+class JobShape(BaseModel):
+    model_config = example(_JOB)
+
+    id: str
+    kind: str
+    collection: str | None
+    state: JobState
+    progress: dict[str, Any]
+    result: dict[str, Any]
+    attempts: int
+    error: str
+    hint: str
+    cancel_requested: bool
+    created_at: str
+    updated_at: str
+    not_before: str | None
+
+
+class JobsShape(BaseModel):
+    model_config = example({"jobs": [_JOB]})
+
+    jobs: list[JobShape]
+
+
+class HealthShape(BaseModel):
+    model_config = example(
+        {
+            "status": "healthy",
+            "services": {"database": "healthy", "vector_db": "healthy", "openai_api": "unknown"},
+            "reasons": [],
+            "version": "0.1.0",
+            "owner": True,
+        }
+    )
+
+    status: Service
+    """The worst of the services that are known."""
+    services: dict[str, Service]
+    """As they were last seen: `database` (the catalog), `vector_db` (live vector views), `PROVIDER_api` where a
+    generator is configured."""
+    reasons: list[str]
+    version: str
+    owner: bool | Literal["elsewhere"]
+    """Whether this process owns the home, or another one does."""
+
+
+class ReadyShape(BaseModel):
+    model_config = example({"ready": True, "reasons": []})
+
+    ready: bool
+    reasons: list[str]
+
+
+class StatusShape(BaseModel):
+    model_config = example(
+        {"home": "/srv/whimbrel", "catalog": "sqlite:////srv/whimbrel/catalog.db", "owner": None}
+        | {"collections": [], "jobs": []},
+        extra="allow",
+    )
+
+    home: str
+    catalog: str
+    owner: dict[str, Any] | None
+    collections: list[dict[str, Any]]
+    jobs: list[JobShape]
