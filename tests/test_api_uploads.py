@@ -204,6 +204,22 @@ def test_files_survive_until_an_owner_comes(tmp_path: Path) -> None:
         assert second.stop() == 0
 
 
+def test_files_reach_an_owner_that_is_another_process(tmp_path: Path) -> None:
+    owner = Served(tmp_path / "home")
+    beside = None
+    try:
+        owner.wait({"owner": True})
+        beside = Served(tmp_path / "home")
+        beside.wait({"owner": "elsewhere"})
+        files = [("file", (f"{number}.docx", docx(f"The knot, number {number}."))) for number in range(3)]
+        answer = beside.http.post(PLACE, files=files, data={"wait": "all"})
+        assert (answer.status_code, answer.json().get("added")) == (200, 3), answer.text
+    finally:
+        if beside is not None:
+            assert beside.stop() == 0
+        assert owner.stop() == 0
+
+
 # --- its parts ------------------------------------------------------------------------------------------------------
 
 
