@@ -46,7 +46,7 @@ def test_passages_come_first_and_the_checked_answer_last(
     first, *middle, last = sent_events(answer.text)
     assert (first.name, last.name) == ("passages", "answer")
     assert {one.name for one in middle} <= {"text"}
-    assert first.data["hits"][0]["text"] == TEXT
+    assert first.data["passages"][0]["text"] == TEXT
     whole = served.http.post("/v1/query", json=QUESTION).json()
     assert last.data["answer"] == whole["answer"]
     assert last.data["citations"] == whole["citations"] != []

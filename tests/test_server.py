@@ -75,7 +75,18 @@ def test_modes_filters_and_thresholds_are_obeyed(served: Served, mode: str) -> N
 def test_query_answers_with_citations_that_quote_the_document(served: Served) -> None:
     found = served.http.post("/v1/query", json={"query": "How far does the whimbrel fly?", "top_k": 3}).json()
     assert set(found) == {
-        *("answer", "citations", "sentences", "abstained", "model", "degraded", "usage", "conversation_id", "question")
+        *(
+            "answer",
+            "citations",
+            "sentences",
+            "abstained",
+            "model",
+            "degraded",
+            "usage",
+            "question",
+            "conversation_id",
+            "turn_id",
+        )
     }
     assert found["citations"]
     for citation in found["citations"]:

@@ -218,6 +218,8 @@ class Answer:
     conversation_id: str | None = None
     question: str = ""
     """What was searched for: the question, made to stand alone where it followed up on others."""
+    turn_id: str | None = None
+    """Where the answer is stored, in a conversation: what feedback names."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,8 +42,8 @@ _CITATION = {
 }
 _EVIDENCE = {"marker": 1, "start": 16, "end": 75, "supported": "yes", "score": 0.97, "reason": ""}
 _SENTENCE = {"start": 0, "end": 59, "markers": [1], "supported": "yes", "evidence": [_EVIDENCE]}
-PASSAGES = {"hits": [_HIT], "question": "How far does the whimbrel fly?", "position": 12, "degraded": []}
-ANSWER = {
+_PASSAGES = {"passages": [_HIT], "question": "How far does the whimbrel fly?", "position": 12, "degraded": []}
+_ANSWER = {
     "answer": f"{TEXT} [1]",
     "citations": [_CITATION],
     "sentences": [_SENTENCE],
@@ -51,8 +51,9 @@ ANSWER = {
     "model": "extractive",
     "degraded": [],
     "usage": {"citations_removed": 0},
-    "conversation_id": None,
     "question": "How far does the whimbrel fly?",
+    "conversation_id": None,
+    "turn_id": None,
 }
 _DOCUMENT = {
     "document_id": DOCUMENT,
@@ -182,7 +183,7 @@ class SentenceShape(BaseModel):
 
 
 class AnswerShape(BaseModel):
-    model_config = example(ANSWER)
+    model_config = example(_ANSWER)
 
     answer: str
     citations: list[CitationShape]
@@ -191,16 +192,19 @@ class AnswerShape(BaseModel):
     model: str
     degraded: list[str]
     usage: dict[str, Any]
-    conversation_id: str | None
     question: str
+    """What was searched for: the question, made to stand alone."""
+    conversation_id: str | None
+    turn_id: str | None
+    """What feedback names; null outside of a conversation."""
 
 
 class PassagesShape(BaseModel):
     """The first event of an answer: what it will be made from, numbered from 1 in this order."""
 
-    model_config = example(PASSAGES)
+    model_config = example(_PASSAGES)
 
-    hits: list[HitShape]
+    passages: list[HitShape]
     question: str
     position: int
     degraded: list[str]

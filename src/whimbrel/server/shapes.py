@@ -6,7 +6,7 @@ from dataclasses import asdict
 from typing import Any
 
 from whimbrel.catalog.collections import Collection
-from whimbrel.domain import Answer, Citation, Hit, Passages, SearchResult
+from whimbrel.domain import Answer, AnswerEvent, CheckedSentence, Citation, Hit, Passages, SearchResult, TextDelta
 
 
 def search_result(found: SearchResult) -> dict[str, Any]:
@@ -34,26 +34,42 @@ def hit(found: Hit) -> dict[str, Any]:
     }
 
 
-def passages(found: Passages) -> dict[str, Any]:
-    return {
-        "hits": [hit(one) for one in found.hits],
-        "question": found.question,
-        "position": found.position,
-        "degraded": list(found.degraded),
-    }
+def event(found: AnswerEvent) -> tuple[str, dict[str, Any]]:
+    """The name of an event of a streamed answer, and what it carries."""
+    if isinstance(found, Passages):
+        return "passages", {
+            "passages": [hit(one) for one in found.hits],
+            "question": found.question,
+            "position": found.position,
+            "degraded": list(found.degraded),
+        }
+    if isinstance(found, TextDelta):
+        return "text", {"text": found.text}
+    return "answer", answer(found)
 
 
 def answer(found: Answer) -> dict[str, Any]:
     return {
         "answer": found.answer,
         "citations": [citation(one) for one in found.citations],
-        "sentences": [asdict(one) for one in found.sentences],
+        "sentences": [sentence(one) for one in found.sentences],
         "abstained": found.abstained,
         "model": found.model,
         "degraded": list(found.degraded),
         "usage": dict(found.usage),
-        "conversation_id": found.conversation_id,
         "question": found.question,
+        "conversation_id": found.conversation_id,
+        "turn_id": found.turn_id,
+    }
+
+
+def sentence(found: CheckedSentence) -> dict[str, Any]:
+    return {
+        "start": found.start,
+        "end": found.end,
+        "markers": list(found.markers),
+        "supported": found.supported,
+        "evidence": [asdict(one) for one in found.evidence],
     }
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from whimbrel.domain import Answer, Passages
+from whimbrel.domain import Answer
 from whimbrel.server import described, shapes
 from whimbrel.server.answers import Json
 from whimbrel.server.auth import may_write
@@ -66,13 +66,9 @@ async def query(body: QueryBody, request: Request) -> Response:
 async def _answering(here: Served, body: QueryBody, options: dict[str, Any]) -> AsyncGenerator[Event, None]:
     async with aclosing(here.whimbrel.aask_stream(body.query, body.collection, **options)) as coming:
         async for one in coming:
-            if isinstance(one, Passages):
-                yield "passages", shapes.passages(one)
-            elif isinstance(one, Answer):
+            if isinstance(one, Answer):
                 here.metrics.answered(one)
-                yield "answer", shapes.answer(one)
-            else:
-                yield "text", {"text": one.text}
+            yield shapes.event(one)
 
 
 def _options(body: Searching) -> dict[str, Any]:
