@@ -87,6 +87,23 @@ def test_over_loopback_an_address_of_elsewhere_is_no_name_of_this_machine() -> N
     assert not is_loopback_name("localhost.evil.example")
 
 
+async def test_what_nobody_expected_is_a_problem_too_and_tells_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    secret = "a document's text"
+
+    def broken(_whimbrel: Whimbrel) -> list[object]:
+        raise RuntimeError(secret)
+
+    monkeypatch.setattr(Whimbrel, "collections", broken)
+    async with calling(tmp_path, "localhost") as http:
+        answer = await http.get("/v1/collections", headers={"X-Request-ID": "mine-7"})
+    told = refused(answer, 500, "InternalError")
+    assert "mine-7" in told["hint"]
+    assert secret not in answer.text + caplog.text
+    assert "RuntimeError" in caplog.text
+
+
 # --- other sites' pages ---------------------------------------------------------------------------------------------
 
 PREFLIGHT = {"Origin": SITE, "Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "content-type"}

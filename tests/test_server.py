@@ -310,8 +310,10 @@ def test_the_log_has_no_text_query_or_id(served: Served) -> None:
     given = served.http.post("/v1/search", json={"query": ""}, headers={"X-Request-Id": "mine-1"})
     assert given.headers["x-request-id"] == "mine-1"
     lines = [json.loads(line) for line in served.log.read_text().splitlines() if line.startswith("{")]
-    mine = [line["message"] for line in lines if line.get("request_id") == "mine-1"]
-    assert any(message.startswith("POST /v1/search 422") for message in mine)
+    (mine,) = [line for line in lines if line.get("request_id") == "mine-1"]
+    assert mine["message"].startswith("POST /v1/search 422")
+    assert (mine["method"], mine["route"], mine["status"]) == ("POST", "/v1/search", 422)
+    assert mine["ms"] > 0
     assert secret not in served.log.read_text()
 
 

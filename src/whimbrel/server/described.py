@@ -7,84 +7,10 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 from whimbrel.domain import DocumentState, JobState
-
-CHUNK = "9f2b64c0a1d84f0e8f3a5d2c7b6e1a90"
-DOCUMENT = "4c1d9a7be2f05836a1b2c3d4e5f60718"
-TEXT = "The whimbrel flies thousands of kilometres without landing."
-JOB = "0123456789abcdef"
+from whimbrel.server import examples
 
 Supported = Literal["yes", "partly", "no"]
 Service = Literal["healthy", "degraded", "unhealthy", "unknown"]
-
-_HIT = {
-    "rank": 1,
-    "score": 0.83,
-    "chunk_id": CHUNK,
-    "document_id": DOCUMENT,
-    "uri": "file:///notes/birds.md",
-    "title": "The whimbrel",
-    "text": TEXT,
-    "start": 16,
-    "end": 75,
-    "metadata": {"kind": "bird"},
-    "page": None,
-}
-_CITATION = {
-    "marker": 1,
-    "chunk_id": CHUNK,
-    "document_id": DOCUMENT,
-    "uri": "file:///notes/birds.md",
-    "start": 16,
-    "end": 75,
-    "quote": TEXT,
-    "supported": "yes",
-    "page": None,
-}
-_EVIDENCE = {"marker": 1, "start": 16, "end": 75, "supported": "yes", "score": 0.97, "reason": ""}
-_SENTENCE = {"start": 0, "end": 59, "markers": [1], "supported": "yes", "evidence": [_EVIDENCE]}
-_PASSAGES = {"passages": [_HIT], "question": "How far does the whimbrel fly?", "position": 12, "degraded": []}
-_ANSWER = {
-    "answer": f"{TEXT} [1]",
-    "citations": [_CITATION],
-    "sentences": [_SENTENCE],
-    "abstained": False,
-    "model": "extractive",
-    "degraded": [],
-    "usage": {"citations_removed": 0},
-    "question": "How far does the whimbrel fly?",
-    "conversation_id": None,
-    "turn_id": None,
-}
-_DOCUMENT = {
-    "document_id": DOCUMENT,
-    "external_id": "note-1",
-    "uri": "text:note-1",
-    "title": "The whimbrel",
-    "media_type": "text/markdown",
-    "state": "indexed",
-    "reason": "",
-    "metadata": {"kind": "bird"},
-    "size": 59,
-    "text_length": 59,
-    "chunks": 1,
-    "position": 1,
-}
-_COLLECTION = {"name": "default", "language": "en", "epoch": "5f3a9c", "head": 12}
-_JOB = {
-    "id": JOB,
-    "kind": "add",
-    "collection": "default",
-    "state": "done",
-    "progress": {"documents": 1},
-    "result": {"documents": 1, "added": 1, "position": 1},
-    "attempts": 1,
-    "error": "",
-    "hint": "",
-    "cancel_requested": False,
-    "created_at": "2026-01-31T12:00:00+00:00",
-    "updated_at": "2026-01-31T12:00:01+00:00",
-    "not_before": None,
-}
 
 
 def example(value: Any, *, extra: Literal["ignore", "allow"] = "ignore") -> ConfigDict:
@@ -123,7 +49,7 @@ class Problem(BaseModel):
 
 
 class HitShape(BaseModel):
-    model_config = example(_HIT)
+    model_config = example(examples.HIT)
 
     rank: int
     score: float
@@ -139,7 +65,7 @@ class HitShape(BaseModel):
 
 
 class SearchShape(BaseModel):
-    model_config = example({"hits": [_HIT], "position": 12, "degraded": [], "timings_ms": {"total": 7.1}})
+    model_config = example({"hits": [examples.HIT], "position": 12, "degraded": [], "timings_ms": {"total": 7.1}})
 
     hits: list[HitShape]
     position: int
@@ -148,7 +74,7 @@ class SearchShape(BaseModel):
 
 
 class CitationShape(BaseModel):
-    model_config = example(_CITATION)
+    model_config = example(examples.CITATION)
 
     marker: int
     chunk_id: str
@@ -162,7 +88,7 @@ class CitationShape(BaseModel):
 
 
 class EvidenceShape(BaseModel):
-    model_config = example(_EVIDENCE)
+    model_config = example(examples.EVIDENCE)
 
     marker: int
     start: int
@@ -173,7 +99,7 @@ class EvidenceShape(BaseModel):
 
 
 class SentenceShape(BaseModel):
-    model_config = example(_SENTENCE)
+    model_config = example(examples.SENTENCE)
 
     start: int
     end: int
@@ -183,7 +109,7 @@ class SentenceShape(BaseModel):
 
 
 class AnswerShape(BaseModel):
-    model_config = example(_ANSWER)
+    model_config = example(examples.ANSWER)
 
     answer: str
     citations: list[CitationShape]
@@ -202,7 +128,7 @@ class AnswerShape(BaseModel):
 class PassagesShape(BaseModel):
     """The first event of an answer: what it will be made from, numbered from 1 in this order."""
 
-    model_config = example(_PASSAGES)
+    model_config = example(examples.PASSAGES)
 
     passages: list[HitShape]
     question: str
@@ -213,13 +139,13 @@ class PassagesShape(BaseModel):
 class TextShape(BaseModel):
     """More of an answer's text. Its markers are not checked yet."""
 
-    model_config = example({"text": TEXT})
+    model_config = example({"text": examples.TEXT})
 
     text: str
 
 
 class AcceptedShape(BaseModel):
-    model_config = example({"job_id": JOB, "state": "queued", "collection": "default"})
+    model_config = example({"job_id": examples.JOB_ID, "state": "queued", "collection": "default"})
 
     job_id: str
     state: JobState
@@ -229,7 +155,9 @@ class AcceptedShape(BaseModel):
 class AddedShape(BaseModel):
     """The counts of the job, and the position of the log at which its documents are."""
 
-    model_config = example({"job_id": JOB, "state": "done", "position": 1, "added": 1, "failed": 0}, extra="allow")
+    model_config = example(
+        {"job_id": examples.JOB_ID, "state": "done", "position": 1, "added": 1, "failed": 0}, extra="allow"
+    )
 
     job_id: str
     state: JobState
@@ -237,7 +165,7 @@ class AddedShape(BaseModel):
 
 
 class DocumentShape(BaseModel):
-    model_config = example(_DOCUMENT)
+    model_config = example(examples.DOCUMENT)
 
     document_id: str
     external_id: str | None
@@ -254,13 +182,13 @@ class DocumentShape(BaseModel):
 
 
 class DocumentTextShape(DocumentShape):
-    model_config = example({**_DOCUMENT, "text": TEXT})
+    model_config = example({**examples.DOCUMENT, "text": examples.TEXT})
 
     text: str
 
 
 class DocumentsShape(BaseModel):
-    model_config = example({"documents": [_DOCUMENT], "limit": 100, "offset": 0})
+    model_config = example({"documents": [examples.DOCUMENT], "limit": 100, "offset": 0})
 
     documents: list[DocumentShape]
     limit: int
@@ -276,7 +204,7 @@ class RemovedShape(BaseModel):
 
 
 class CollectionShape(BaseModel):
-    model_config = example(_COLLECTION)
+    model_config = example(examples.COLLECTION)
 
     name: str
     language: str
@@ -286,13 +214,13 @@ class CollectionShape(BaseModel):
 
 
 class CollectionsShape(BaseModel):
-    model_config = example({"collections": [_COLLECTION]})
+    model_config = example({"collections": [examples.COLLECTION]})
 
     collections: list[CollectionShape]
 
 
 class JobShape(BaseModel):
-    model_config = example(_JOB)
+    model_config = example(examples.JOB)
 
     id: str
     kind: str
@@ -310,7 +238,7 @@ class JobShape(BaseModel):
 
 
 class JobsShape(BaseModel):
-    model_config = example({"jobs": [_JOB]})
+    model_config = example({"jobs": [examples.JOB]})
 
     jobs: list[JobShape]
 

@@ -11,7 +11,7 @@ from starlette.responses import Response
 
 from whimbrel.catalog.listing import job_dict
 from whimbrel.domain import Job, JobState
-from whimbrel.server import described
+from whimbrel.server import described, examples
 from whimbrel.server.answers import Json
 from whimbrel.server.openapi import events
 from whimbrel.server.served import Served, served
@@ -23,7 +23,7 @@ ENDED = (JobState.DONE, JobState.FAILED, JobState.CANCELLED)
 LOOK_S = 0.1
 SLOWEST_LOOK_S = 2.0
 
-JobId = Annotated[str, Path(examples=[described.JOB])]
+JobId = Annotated[str, Path(examples=[examples.JOB_ID])]
 
 
 @router.get("", operation_id="list_jobs", response_model=described.JobsShape)
