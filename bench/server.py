@@ -20,16 +20,16 @@ GIVE_UP_S = 120.0
 class Serve:
     """`with Serve(home) as serve`: it runs inside the block."""
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, **environment: str) -> None:
         self.home = home
-        self.port = _free_port()
+        self.port = free_port()
+        self._environment = {**os.environ, "WHIMBREL_LOG_LEVEL": "warning", **environment}
         self.began = 0.0
 
     def __enter__(self) -> Self:
         command = [sys.executable, "-m", "whimbrel", "--home", str(self.home), "serve", "--port", str(self.port)]
-        environment = {**os.environ, "WHIMBREL_LOG_LEVEL": "warning"}
         self.began = time.perf_counter()
-        self._process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
+        self._process = subprocess.Popen(command, env=self._environment, stdout=subprocess.DEVNULL)
         return self
 
     def __exit__(
@@ -90,7 +90,7 @@ class Client:
         self._connection.close()
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         port: int = found.getsockname()[1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +21,11 @@ import pytest
 class Served:
     """A `whimbrel serve` of its own process."""
 
-    def __init__(self, home: Path, **environment: str) -> None:
+    def __init__(self, home: Path, *options: str, **environment: str) -> None:
+        """`options`: of `whimbrel serve`."""
         self.home = home
         self.port = free_port()
-        command = [sys.executable, "-m", "whimbrel", "--home", str(home), "serve", "--port", str(self.port)]
+        command = [sys.executable, "-m", "whimbrel", "--home", str(home), "serve", "--port", str(self.port), *options]
         kept = {name: value for name, value in os.environ.items() if not name.startswith("WHIMBREL_")}
         self.log = home.with_name(f"{home.name}-{self.port}.log")
         with self.log.open("wb") as log:
@@ -63,9 +66,47 @@ def free_port() -> int:
 
 
 def refused(answer: httpx.Response, status: int, error: str) -> dict[str, Any]:
-    """Checks the one shape of all errors."""
+    """Checks the one shape of all errors: problem details (RFC 9457)."""
     body = answer.json()
     assert (answer.status_code, body["status"], body["error"]) == (status, status, error), body
-    assert body["message"]
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert set(body) == {
+        *("type", "title", "status", "detail", "instance", "error", "message", "hint", "request_id")
+    }, body
+    assert body["type"] == f"/docs#{error}"
+    assert body["title"]
+    assert body["message"] == body["detail"] != ""
     assert isinstance(body["hint"], str)
+    assert body["instance"].endswith(body["request_id"])
+    assert answer.headers.get("x-request-id", body["request_id"]) == body["request_id"]
     return dict(body)
+
+
+@dataclass(frozen=True, slots=True)
+class SentEvent:
+    """A server-sent event."""
+
+    name: str
+    data: Any
+
+
+def sent_events(text: str) -> list[SentEvent]:
+    """What a stream has sent, comments left out."""
+    found = []
+    for block in text.split("\n\n"):
+        lines = [line.partition(": ") for line in block.split("\n") if line and not line.startswith(":")]
+        fields = {name: value for name, _, value in lines}
+        if fields:
+            found.append(SentEvent(fields["event"], json.loads(fields["data"])))
+    return found
+
+
+def own_address() -> str | None:
+    """An address of this machine that is not loopback; None where it has none."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))  # sends nothing
+        except OSError:
+            return None
+        found = str(probe.getsockname()[0])
+    return None if found.startswith("127.") else found

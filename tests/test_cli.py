@@ -236,7 +236,7 @@ REFUSED = [
     (["view", "verify", "9999"], "ViewNotFound", "view list"),
     (["jobs", "show", "nothing"], "JobNotFound", "jobs list"),
     (["restore", "nowhere.whimbrel"], "PathNotFound", ""),
-    (["serve", "--host", "0.0.0.0"], "ConfigError", "API_KEYS"),
+    (["serve", "--host", "198.51.100.1"], "ConfigError", "127.0.0.1"),
     (["search"], "UsageError", "QUERY"),
     (["nonsense"], "UsageError", "nonsense"),
 ]

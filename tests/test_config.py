@@ -106,7 +106,8 @@ def test_flags_that_were_not_given_change_nothing() -> None:
 @pytest.mark.parametrize("key", LEAVES)
 def test_every_key_can_be_set_in_the_file_and_in_the_environment(key: str, here: Path) -> None:
     shown = {one.key: one for one in explain(load_settings(env={}))}[key]
-    value = {"api_keys": "a:b", "embed.threads": "2", "model": "openai:m"}.get(key, shown.value_shown)
+    given = {"api_keys": "a:b", "embed.threads": "2", "model": "openai:m", "server.cors_origins": "https://a.example"}
+    value = given.get(key, shown.value_shown)
     section, _, name = key.rpartition(".")
 
     assert load_settings(env={shown.env: value}).sources[key] == shown.env

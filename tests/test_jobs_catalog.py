@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -222,3 +223,26 @@ def test_ended_jobs_are_forgotten_after_a_time(catalog: Catalog) -> None:
         assert jobs.forget(connection, now() + 60) == 2
         assert [job.id for job in jobs.listing(connection)] == [active.id]
         assert connection.execute(select(t.uploads.c.job_id)).scalars().all() == [active.id]
+
+
+def test_large_uploads_are_held_a_few_at_a_time(catalog: Catalog, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jobs, "UPLOAD_BYTES", 1_000)
+    sizes = [10, 2_500, 400, 500, 300, 0, 5_000, 5_000]
+    made: list[int] = []
+
+    def contents() -> Iterator[tuple[dict[str, Any], bytes]]:
+        for number, size in enumerate(sizes):
+            made.append(number)
+            yield {"n": number}, bytes([number]) * size
+
+    with catalog.write() as connection:
+        job = add(connection, uploads=contents())
+    assert made == list(range(len(sizes)))
+    read: list[list[int]] = []
+    after = -1
+    with catalog.read() as connection:
+        while some := jobs.uploads(connection, job.id, after, 3):
+            assert [(about["n"], len(data)) for _, about, data in some] == [(n, sizes[n]) for n, _, _ in some]
+            read.append([number for number, _, _ in some])
+            after = some[-1][0]
+    assert read == [[0], [1], [2, 3], [4, 5], [6], [7]]

@@ -132,6 +132,28 @@ class MalformedJSON(UserError):
     """The request's body is no JSON."""
 
 
+class MalformedUpload(UserError):
+    """A multipart body that breaks off, or has parts without a name."""
+
+
+class MethodNotAllowed(UserError):
+    """The address is known, but not with this method."""
+
+    status = 405
+
+
+class SlowRequest(UserError):
+    """The head or the body of a request did not arrive in time."""
+
+    status = 408
+
+
+class HeadersTooLarge(UserError):
+    """The address and headers of a request are larger than is read."""
+
+    status = 431
+
+
 class InvalidRequest(UserError):
     """A field or parameter that is unknown, missing, or of another type."""
 
@@ -343,3 +365,13 @@ class WaitTimeout(Busy):
     """The position waited for was not reached in time. The write itself is safe."""
 
     status = 504
+
+
+class SlowAnswer(Busy):
+    """The answer did not begin in time. What had been committed stays."""
+
+    status = 504
+
+
+class InternalError(WhimbrelError):
+    """Something that nobody expected: a defect. The log has the place."""

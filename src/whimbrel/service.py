@@ -10,7 +10,7 @@ import os
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,8 +33,8 @@ from whimbrel.errors import (
     WaitTimeout,
     WhimbrelError,
 )
-from whimbrel.filters import normalise_metadata
 from whimbrel.home import Home, host_name
+from whimbrel.ingest.handed_in import HandedIn, checked_metadata, describe
 from whimbrel.ingest.pipeline import Guard, sayable, shown
 from whimbrel.ingest.preview import Intent, Preview, preview
 from whimbrel.models.embedders.base import Embedder
@@ -113,7 +113,7 @@ class Service(ABC):
         metadata: Mapping[str, Any] | None = None,
     ) -> Preview:
         """What `ingest` would do. Looks into files that seem changed, writes nothing."""
-        intent = Intent(_absolute(paths, id), id, _checked(metadata) if metadata is not None else None)
+        intent = Intent(_absolute(paths, id), id, checked_metadata(metadata) if metadata is not None else None)
         guard = Guard(self.settings.ingest.gone_guard_share, self.settings.ingest.gone_guard_min)
         with self.catalog.read() as connection:
             found = next((one for one in collections.every(connection) if one.name == collection), None)
@@ -136,7 +136,7 @@ class Service(ABC):
         if id is not None:
             args["id"] = id
         if metadata is not None:
-            args["metadata"] = _checked(metadata)
+            args["metadata"] = checked_metadata(metadata)
         return self._enqueue("ingest", collection, args, host=host_name(), idempotency_key=idempotency_key, create=True)
 
     def add(
@@ -160,6 +160,24 @@ class Service(ABC):
         args = {"count": len(uploads), "digest": hash_id(*parts)}
         return self._enqueue("add", collection, args, uploads=uploads, idempotency_key=idempotency_key, create=True)
 
+    def start_files(
+        self, files: Sequence[HandedIn], collection: str = "default", *, idempotency_key: str | None = None
+    ) -> Job:
+        """Enqueue files that were handed in, byte for byte; they are in the catalog when this returns.
+
+        Raises `BadInput`, `TooLarge`; nothing was written then.
+        """
+        described = describe(files, self.settings.ingest.max_file_bytes)
+        parts = [
+            part
+            for about, file in zip(described, files, strict=True)
+            for part in (json.dumps(about, sort_keys=True), file.digest)
+        ]
+        args = {"count": len(files), "digest": hash_id(*parts)}
+        # One at a time is read into memory: of own files, written a moment ago, so that the transaction stays short.
+        uploads = ((about, file.read()) for about, file in zip(described, files, strict=True))
+        return self._enqueue("add", collection, args, uploads=uploads, idempotency_key=idempotency_key, create=True)
+
     def _enqueue(
         self,
         kind: str,
@@ -167,7 +185,7 @@ class Service(ABC):
         args: Mapping[str, Any],
         *,
         host: str = "",
-        uploads: Sequence[tuple[Mapping[str, Any], bytes]] = (),
+        uploads: Iterable[tuple[Mapping[str, Any], bytes]] = (),
         idempotency_key: str | None = None,
         create: bool = False,
     ) -> Job:
@@ -332,6 +350,10 @@ class Service(ABC):
         with self.catalog.read() as connection:
             return collections.every(connection)
 
+    def collection(self, name: str) -> Collection:
+        with self.catalog.read() as connection:
+            return collections.find(connection, name)
+
     def create_collection(self, name: str, *, language: str = "en") -> Collection:
         with self.catalog.write() as connection:
             made = collections.create(connection, name, language)
@@ -487,14 +509,6 @@ def _absolute(paths: Sequence[str | Path], id: str | None) -> list[str]:
     return [sayable(path) for path in absolute]
 
 
-def _checked(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    normal = normalise_metadata(metadata)
-    taken = [key for key in documents.RESERVED if key in normal]
-    if taken:
-        raise BadInput(f"The metadata key {taken[0]!r} is Whimbrel's own.", "Choose a name without the underscore.")
-    return normal
-
-
 def _upload(number: int, text: Mapping[str, Any], limit: int) -> tuple[dict[str, Any], bytes]:
     if not isinstance(text, Mapping):
         raise BadInput(f"Document {number} is no object.", 'For example: {"id": "note-1", "text": "..."}.')
@@ -527,7 +541,7 @@ def _upload(number: int, text: Mapping[str, Any], limit: int) -> tuple[dict[str,
     about: dict[str, Any] = {name: text[name] for name in ("id", "uri", "title", "name") if text.get(name)}
     if text.get("metadata") is not None:
         try:
-            about["metadata"] = _checked(text["metadata"])
+            about["metadata"] = checked_metadata(text["metadata"])
         except BadInput as error:
             raise BadInput(f"Document {number}: {error.message}", error.hint) from None
     return about, data

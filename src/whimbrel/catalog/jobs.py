@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -17,6 +17,8 @@ from whimbrel.domain import Job, JobState
 from whimbrel.errors import Conflict, JobNotFound
 
 MAX_ATTEMPTS = 5
+UPLOAD_BYTES = 32 << 20
+"""How much of a job's contents is in memory at once, unless a single one is larger."""
 ACTIVE = (JobState.QUEUED, JobState.RUNNING, JobState.WAITING)
 
 
@@ -29,13 +31,14 @@ def enqueue(
     args: Mapping[str, Any],
     host: str = "",
     idempotency_key: str | None = None,
-    uploads: Sequence[tuple[Mapping[str, Any], bytes]] = (),
+    uploads: Iterable[tuple[Mapping[str, Any], bytes]] = (),
 ) -> tuple[Job, bool]:
     """A new job; or, under an idempotency key that was used before, the job that it made then (and False).
 
     A job that failed or was cancelled gives its key free.
 
-    `host`: only an owner on that machine may run it (it reads files there). `uploads`: contents that came with it.
+    `host`: only an owner on that machine may run it (it reads files there). `uploads`: contents that came with it; they
+    are taken one after another, a few MB at a time.
     """
     if idempotency_key is not None:
         if connection.dialect.name == "postgresql":  # the same request twice at once: the second waits for the first
@@ -76,16 +79,28 @@ def enqueue(
             "updated_at": now(),
         },
     )
-    if uploads:
-        first = take_keys(connection, "uploads", len(uploads))
-        connection.execute(
-            t.uploads.insert(),
-            [
-                {"id": first + ordinal, "job_id": job_id, "ordinal": ordinal, "description": dict(about), "data": data}
-                for ordinal, (about, data) in enumerate(uploads)
-            ],
-        )
+    _put_uploads(connection, job_id, uploads)
     return get(connection, job_id), True
+
+
+def _put_uploads(connection: Connection, job_id: str, uploads: Iterable[tuple[Mapping[str, Any], bytes]]) -> None:
+    rows: list[dict[str, Any]] = []
+    held = 0
+
+    def put() -> None:
+        for key, row in enumerate(rows, take_keys(connection, "uploads", len(rows))):
+            row["id"] = key
+        connection.execute(t.uploads.insert(), rows)
+        rows.clear()
+
+    for ordinal, (about, data) in enumerate(uploads):
+        rows.append({"job_id": job_id, "ordinal": ordinal, "description": dict(about), "data": data})
+        held += len(data)
+        if held >= UPLOAD_BYTES:
+            put()
+            held = 0
+    if rows:
+        put()
 
 
 _BY_ID = select(t.jobs).where(t.jobs.c.id == bindparam("wanted"))  # made once: who waits for a job reads it often
@@ -226,13 +241,20 @@ def cancelled(connection: Connection, job_id: str) -> None:
 
 
 def uploads(connection: Connection, job_id: str, after: int, limit: int) -> list[tuple[int, dict[str, Any], bytes]]:
-    """The next contents of a job, as (ordinal, description, data)."""
+    """The next contents of a job, as (ordinal, description, data): as many as are small, or a single large one."""
     columns = t.uploads.c
+    mine = (columns.job_id == job_id) & (columns.ordinal > after)
+    sizes = select(columns.ordinal, func.length(columns.data)).where(mine).order_by(columns.ordinal).limit(limit)
+    last, held = after, 0
+    for ordinal, size in connection.execute(sizes):
+        held += size
+        if held > UPLOAD_BYTES and last > after:
+            break
+        last = ordinal
     rows = connection.execute(
         select(columns.ordinal, columns.description, columns.data)
-        .where(columns.job_id == job_id, columns.ordinal > after)
+        .where(mine, columns.ordinal <= last)
         .order_by(columns.ordinal)
-        .limit(limit)
     )
     return [(row.ordinal, row.description, row.data) for row in rows]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -19,7 +20,7 @@ from pydantic import (
 )
 from pydantic.fields import FieldInfo
 
-from whimbrel.config.values import CATALOG_FORMS, absolute_path, mask_url, normalise_catalog, parse_size
+from whimbrel.config.values import CATALOG_FORMS, absolute_path, listed, mask_url, normalise_catalog, parse_size
 from whimbrel.errors import ConfigError
 
 Size = Annotated[int, BeforeValidator(parse_size)]
@@ -90,10 +91,47 @@ class Server(Section):
     host: str = Field(
         default="127.0.0.1",
         min_length=1,
-        description="Address to listen on. One that is not loopback needs `api_keys`.",
+        description="Address to listen on. Without `api_keys`, one that is not loopback allows only reading.",
     )
     port: int = Field(default=8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
-    max_body_bytes: Size = Field(default=64 << 20, ge=1024, description="Largest request body.")
+    allowed_hosts: str | None = Field(
+        default=None,
+        description="Names that requests without a key may use for this machine, beside its own and its addresses.",
+        json_schema_extra={"expected": "host names, several joined by commas"},
+    )
+    cors_origins: str | None = Field(
+        default=None,
+        description="Other sites whose pages may call the API. `*`, for all of them, needs `api_keys`.",
+        json_schema_extra={"expected": "origins such as `https://app.example`, several joined by commas, or `*`"},
+    )
+    max_body_bytes: Size = Field(default=64 << 20, ge=1024, description="Largest request body, uploads aside.")
+    max_upload_bytes: Size = Field(
+        default=256 << 20, ge=1024, description="Largest upload of files, all files of a request together."
+    )
+    max_header_bytes: Size = Field(
+        default=64 << 10, ge=4096, description="Largest head of a request: its address and headers."
+    )
+    head_timeout_s: float = Field(
+        default=10.0, gt=0, description="Seconds in which the head of a request must have arrived."
+    )
+    body_timeout_s: float = Field(
+        default=30.0, gt=0, description="Seconds that a body may be behind a rate of 16 KiB a second."
+    )
+    request_timeout_s: float = Field(
+        default=300.0, gt=0, description="Seconds in which an answer must have begun, once the request is read."
+    )
+    keep_alive_s: int = Field(default=30, ge=1, description="Seconds that a connection may be idle.")
+    heartbeat_s: float = Field(
+        default=15.0, gt=0, description="Seconds of silence in a stream of events after which a comment is sent."
+    )
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _are_origins(cls, value: str | None) -> str | None:
+        for origin in listed(value):
+            if origin != "*" and not re.fullmatch(r"https?://[^/?#@\s]+", origin):
+                raise ValueError("an origin is `http://` or `https://` and a host, without a path")
+        return value
 
 
 class Owner(Section):
@@ -212,7 +250,7 @@ class Settings(Section):
     )
     api_keys: SecretStr | None = Field(
         default=None,
-        description="Who may call the API. Without keys, only this machine.",
+        description="Who may call the API. Without keys, only this machine may write.",
         json_schema_extra={"expected": "`NAME:SECRET`, several joined by commas"},
     )
     chunking: Chunking = Field(default_factory=Chunking)

@@ -60,6 +60,11 @@ def format_size(size: int) -> str:
     return f"{size}B"
 
 
+def listed(value: str | None) -> list[str]:
+    """The parts of a text that are joined by commas, without blanks; empty parts are left out."""
+    return [part for part in (piece.strip() for piece in (value or "").split(",")) if part]
+
+
 def absolute_path(value: object) -> object:
     """A folder, with `~` expanded, made absolute from the working directory. Raises ValueError for an empty text."""
     if not isinstance(value, str | Path):

@@ -117,6 +117,13 @@ class Owner:
     def running(self) -> bool:
         return self._thread.is_alive()
 
+    def embedded_upto(self) -> dict[int, int]:
+        """By collection: the position up to which every change has its vector of record, in every space."""
+        reached: dict[int, int] = {}
+        for (collection_id, _, _), (stage, _) in list(self._stages.items()):
+            reached[collection_id] = min(stage.upto, reached.get(collection_id, stage.upto))
+        return reached
+
     # --- the owner's loop --------------------------------------------------------------------------------------------
 
     def _run(self) -> None:

@@ -1,7 +1,4 @@
-"""The HTTP application of one open home.
-
-No web page describes it: the usual ones load scripts from another server. `/openapi.json` does.
-"""
+"""The HTTP application of one open home."""
 
 from __future__ import annotations
 
@@ -14,11 +11,13 @@ from starlette.exceptions import HTTPException
 from whimbrel.errors import WhimbrelError
 from whimbrel.server import answers
 from whimbrel.server.auth import Guard
-from whimbrel.server.limits import BodyLimit
+from whimbrel.server.cors import Cors, Origins
+from whimbrel.server.hosts import OwnNames
+from whimbrel.server.limits import Bounds
 from whimbrel.server.logs import RequestLog
-from whimbrel.server.routes import documents, health, jobs, search
+from whimbrel.server.openapi import PROBLEMS, Api
+from whimbrel.server.routes import collections, docs, documents, health, jobs, search
 from whimbrel.server.served import Served
-from whimbrel.server.shapes import ErrorShape
 from whimbrel.server.version import version
 
 if TYPE_CHECKING:
@@ -31,23 +30,27 @@ def create_app(whimbrel: Whimbrel) -> FastAPI:
     All searches must come from one event loop: what is opened on a loop stays with it.
     """
     settings = whimbrel.settings
-    app = FastAPI(
+    app = Api(
         title="Whimbrel",
         version=version(),
         description="Documents in, checked citations out.",
         docs_url=None,
         redoc_url=None,
-        responses={"default": {"model": ErrorShape, "description": "What went wrong, and the way out"}},
+        responses=PROBLEMS,
         telemetry={"tracing": False, "metrics": False, "logs": False},
         strict_content_type=False,
     )
-    app.state.served = Served(whimbrel)
-    for routes in (search, documents, jobs, health):
+    served = app.state.served = Served(whimbrel)
+    for routes in (search, documents, collections, jobs, health, docs):
         app.include_router(routes.router)
     app.add_exception_handler(WhimbrelError, answers.on_whimbrel_error)
     app.add_exception_handler(HTTPException, answers.on_http_error)
     app.add_exception_handler(RequestValidationError, answers.on_invalid)
-    app.add_middleware(BodyLimit, limit=settings.server.max_body_bytes)
-    app.add_middleware(Guard, keys=settings.parsed_api_keys())
-    app.add_middleware(RequestLog)  # the last one added is outermost
+    origins = Origins(settings.server.cors_origins)
+    app.add_middleware(Bounds, limits=settings.server)
+    app.add_middleware(
+        Guard, keys=settings.parsed_api_keys(), own_names=OwnNames(settings.server.allowed_hosts), origins=origins
+    )
+    app.add_middleware(Cors, origins=origins)
+    app.add_middleware(RequestLog, observe=served.metrics.answered_request)  # the last one added is outermost
     return app

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from whimbrel.errors import HomeError
+from whimbrel.server.problems import PROBLEM, encoded, problem
 from whimbrel.server.version import version
 
 if TYPE_CHECKING:
@@ -30,11 +30,12 @@ class Gate:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if self._app is None:
             if scope["type"] == "http" and scope["path"] == "/health" and scope["method"] == "GET":
-                await _answer(send, 200, {"status": "ok", "version": version(), "owner": False})
+                await _answer(send, 200, {"status": "unknown", "version": version(), "owner": False, "services": {}})
                 return
             await self._opened.wait()
         if self._app is None:
-            await _answer(send, 503, HomeError("The home was not opened.", "The server's log says why.").as_dict())
+            error = HomeError("The home was not opened.", "The server's log says why.")
+            await _answer(send, error.status, problem(error), PROBLEM)
             return
         await self._app(scope, receive, send)
 
@@ -44,8 +45,8 @@ class Gate:
         await self(scope, receive, send)
 
 
-async def _answer(send: Send, status: int, content: Mapping[str, object]) -> None:
-    body = json.dumps(content).encode()
-    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+async def _answer(send: Send, status: int, content: Mapping[str, object], kind: str = "application/json") -> None:
+    body = encoded(content)
+    headers = [(b"content-type", kind.encode()), (b"content-length", str(len(body)).encode())]
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})

@@ -1,6 +1,7 @@
 """Logging to stderr, as text or JSON, with the id of the request that a line belongs to.
 
-A line of a request says method, route, status and time: never the query string, a body, or an id that a caller chose.
+A line of a request says method, route, status, time and the name of the key that came with it: never the query string,
+a body, a key, or an id of a document.
 Of an unexpected error it says the type and where, not the message, which may quote a document.
 """
 
@@ -13,6 +14,7 @@ import secrets
 import sys
 import time
 import traceback
+from collections.abc import Callable
 from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
@@ -47,8 +49,10 @@ def set_up_logging(settings: Log) -> None:
 class RequestLog:
     """Gives each request an id, logs it when it is answered, and answers what nobody expected with a bare 500."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, observe: Callable[[str, str, int, float], None]) -> None:
+        """`observe` is called with method, route, status and seconds of each request that was answered."""
         self.app = app
+        self._observe = observe
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -57,7 +61,6 @@ class RequestLog:
         began = time.perf_counter()
         given = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"")
         identity = given.decode() if _GIVEN.fullmatch(given) else secrets.token_hex(6)
-        scope["whimbrel.request_id"] = identity
         token = request_id.set(identity)
         status = 0
 
@@ -71,26 +74,37 @@ class RequestLog:
         try:
             await self.app(scope, receive, answer)
         except Exception as error:  # whatever it is: the caller learns its id, the log learns the place
-            logger.error("unexpected %s", place(error))
+            from starlette.requests import ClientDisconnect
+
+            if isinstance(error, ClientDisconnect):  # nobody is there to be answered
+                return
+            if not isinstance(error, ConnectionError):  # a client that reads nothing is no defect
+                logger.error("unexpected %s", place(error))
             if status:
                 raise ConnectionAbortedError("the answer broke off") from None
-            from whimbrel.server.answers import unexpected
+            from whimbrel.server.answers import refusal
+            from whimbrel.server.problems import unexpected
 
-            await unexpected(identity)(scope, receive, answer)
+            await refusal(unexpected())(scope, receive, answer)
         finally:
-            quiet = status < 400 and scope["path"] in ("/health", "/ready")
-            logger.log(
-                logging.DEBUG if quiet else logging.INFO,
-                "%s %s %s %.1f ms",
-                scope["method"],
-                _route(scope),
-                status or "-",
-                (time.perf_counter() - began) * 1000,
-            )
+            self._log(scope, status, time.perf_counter() - began)
             request_id.reset(token)
 
+    def _log(self, scope: Scope, status: int, seconds: float) -> None:
+        method, path = scope["method"], route(scope)
+        self._observe(method, path, status, seconds)
+        quiet = status < 400 and path in ("/health", "/ready", "/metrics")
+        level = logging.DEBUG if quiet else logging.INFO
+        if logger.isEnabledFor(level):
+            fields = {"method": method, "route": path, "status": status, "ms": round(seconds * 1000, 1)}
+            if caller := scope.get("whimbrel.caller"):
+                fields["caller"] = caller
+            by = f" by {caller}" if caller else ""
+            said = f"{method} {path} {status or '-'} {seconds * 1000:.1f} ms{by}"
+            logger.log(level, said, extra={"fields": fields})
 
-def _route(scope: Scope) -> str:
+
+def route(scope: Scope) -> str:
     """The route's own path: the one asked for may hold ids and URIs."""
     return getattr(scope.get("route"), "path", None) or "(no route)"
 
@@ -121,6 +135,7 @@ class _Json(logging.Formatter):
         }
         if identity := request_id.get():
             line["request_id"] = identity
+        line |= getattr(record, "fields", {})
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
         return json.dumps(line)

@@ -2,16 +2,32 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from difflib import get_close_matches
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictFloat, StrictInt, StrictStr, model_validator
+from fastapi.exceptions import RequestValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StrictBool,
+    StrictFloat,
+    StrictInt,
+    StrictStr,
+    ValidationError,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
 from whimbrel.domain import Mode
+from whimbrel.errors import MalformedJSON
 
 Wait = Literal["none", "job", "lexical", "all"]
+
+B = TypeVar("B", bound="Body")
 
 
 def _storable(value: Any) -> Any:
@@ -44,6 +60,26 @@ Text = Annotated[StrictStr, AfterValidator(_storable)]
 Value = Annotated[Any, AfterValidator(_storable)]
 
 
+def parsed(raw: bytes, model: type[B]) -> B:
+    """A body that the framework has not read. Raises as the framework would."""
+    try:
+        value = json.loads(raw) if raw else None
+    except json.JSONDecodeError as error:
+        found: list[Any] = [{"type": "json_invalid", "loc": ("body", error.pos), "msg": error.msg}]
+        raise RequestValidationError(found) from None
+    except (UnicodeDecodeError, RecursionError, ValueError):  # not UTF-8; nested too deep; a number of too many digits
+        raise MalformedJSON("The body cannot be read as JSON in UTF-8.", "Send one JSON object.") from None
+    try:
+        return model.model_validate(value)
+    except ValidationError as error:
+        found = error.errors(include_url=False, include_context=False, include_input=False)
+        raise RequestValidationError([{**one, "loc": ("body", *one["loc"])} for one in found]) from None
+
+
+def example(value: Any) -> ConfigDict:
+    return ConfigDict(json_schema_extra={"examples": [value]})
+
+
 class Body(BaseModel):
     model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
 
@@ -74,11 +110,21 @@ class Searching(Body):
 
 
 class SearchBody(Searching):
+    model_config = example({"query": "birds that fly far", "top_k": 3, "filter": {"kind": "bird"}})
+
     min_position: StrictInt = Field(0, description="Wait until this position of the log can be found: one's own write.")
 
 
 class QueryBody(Searching):
+    model_config = example({"query": "How far does the whimbrel fly?", "stream": False})
+
     top_k: StrictInt | None = Field(None, description="Passages to answer from; without it, 8.")
+    conversation_id: Text | None = Field(
+        None, max_length=200, description="The conversation that it belongs to; `new` begins one."
+    )
+    stream: StrictBool | None = Field(
+        None, description="Answer with server-sent events; without it, where `Accept` asks for them."
+    )
 
 
 class Upload(Body):
@@ -91,8 +137,40 @@ class Upload(Body):
 
 
 class DocumentsBody(Body):
+    model_config = example(
+        {"documents": [{"id": "note-1", "text": "The whimbrel flies thousands of kilometres."}], "wait": "job"}
+    )
+
     documents: list[Upload]
     collection: Text = Field("default", description="Made if there is none.")
     wait: Wait = Field(
         "none", description="Answer at once, when the `job` is done, or when words (`lexical`) or `all` views find it."
     )
+
+
+class FilesBody(BaseModel):
+    """A form with files; only documents it: the body is read as it comes."""
+
+    file: list[bytes] = Field(
+        description="One part for each file, named `file`, with its file name.",
+        json_schema_extra={"items": {"type": "string", "format": "binary"}, "minItems": 1},
+    )
+    collection: str = Field("default", description="Made if there is none.")
+    id: list[str] = Field([], description="Your own ids: none, or one for each file, in their order.")
+    metadata: str = Field("", description="A JSON object that each of the files gets.")
+    wait: Wait = "none"
+
+
+class CollectionBody(Body):
+    model_config = example({"name": "notes", "language": "en"})
+
+    name: Text = Field(description="1 to 63 letters, digits, dots, hyphens, underscores.")
+    language: Text = Field(
+        "en", pattern=r"^[A-Za-z]{2,8}(-[A-Za-z0-9]{1,8}){0,3}$", description="How its words are stemmed."
+    )
+
+
+class RenameBody(Body):
+    model_config = example({"name": "old-notes"})
+
+    name: Text = Field(description="The new name.")

@@ -13,7 +13,7 @@ import os
 import signal
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -22,8 +22,9 @@ from uvicorn.config import Config
 
 from whimbrel.errors import WhimbrelError
 from whimbrel.home import Home
+from whimbrel.server.connections import bounded
 from whimbrel.server.gate import Gate
-from whimbrel.server.hosts import check_host
+from whimbrel.server.hosts import check_server, is_loopback_name
 from whimbrel.server.logs import set_up_logging
 from whimbrel.server.sockets import HomeSocket, listen
 
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
     from whimbrel.app import Whimbrel
     from whimbrel.config import Settings
+    from whimbrel.config.settings import Server
     from whimbrel.server.served import Served
 
 logger = logging.getLogger("whimbrel.server")
@@ -52,8 +54,7 @@ def serve(
     """Serve an open home until SIGTERM or SIGINT; then close it.
 
     Owns the home if nobody does; else serves beside the owner, and takes over when that has gone. `on_ready` is given
-    the base URL once the port is open. Raises `PortInUse`, `ConfigError` (a host that others can reach, without API
-    keys), `HomeError`.
+    the base URL once the port is open. Raises `PortInUse`, `ConfigError`, `HomeError`.
     """
     _run(lambda: whimbrel, whimbrel.settings, host, port, on_ready)
 
@@ -85,13 +86,22 @@ def _run(
     set_up_logging(settings.log)
     _bound_memory()
     host = settings.server.host if host is None else host
-    check_host(host, settings.parsed_api_keys())
+    check_server(settings)
     sockets = listen(host, settings.server.port if port is None else port)
+    _say_who_may_write(settings, sockets)
     server = _Server(open_whimbrel, settings, sockets)
     if on_ready is not None:
         on_ready(_url(host, sockets[0]))
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         runner.run(server.main())
+
+
+def _say_who_may_write(settings: Settings, sockets: Sequence[socket.socket]) -> None:
+    if not settings.parsed_api_keys() and not all(is_loopback_name(str(one.getsockname()[0])) for one in sockets):
+        logger.warning(
+            "no API keys are set: whoever can reach this address may read, and nobody may write but over loopback. "
+            "Set WHIMBREL_API_KEYS=NAME:SECRET"
+        )
 
 
 def _bound_memory() -> None:
@@ -126,7 +136,7 @@ class _Server:
         self._open_whimbrel = open_whimbrel
         self._home_socket = HomeSocket(Home(settings.home))
         self._gate = Gate()
-        self._http = _Http(self._gate, sockets)
+        self._http = _Http(self._gate, settings.server, sockets)
         self._whimbrel: Whimbrel | None = None
         self._served: Served | None = None
         self._owning: asyncio.Task[bool] | None = None
@@ -207,9 +217,9 @@ class _Server:
 class _Http(uvicorn.Server):
     """uvicorn on sockets that are open already, and on one more that comes later."""
 
-    def __init__(self, gate: Gate, sockets: list[socket.socket]) -> None:
-        super().__init__(_config(gate))
-        self._unix = _config(gate.for_unix)
+    def __init__(self, gate: Gate, limits: Server, sockets: list[socket.socket]) -> None:
+        super().__init__(_config(gate, limits))
+        self._unix = _config(gate.for_unix, limits)
         self._tcp = sockets
 
     async def serve(self, sockets: list[socket.socket] | None = None) -> None:
@@ -230,10 +240,10 @@ class _Http(uvicorn.Server):
         yield  # ours are set already, and do not end the process by a signal
 
 
-def _config(app: Any) -> Config:
+def _config(app: Any, limits: Server) -> Config:
     return Config(
         app,
-        http="httptools",
+        http=bounded(limits),
         ws="none",
         lifespan="off",
         interface="asgi3",
@@ -241,7 +251,7 @@ def _config(app: Any) -> Config:
         access_log=False,
         proxy_headers=False,
         server_header=False,
-        timeout_keep_alive=30,
+        timeout_keep_alive=limits.keep_alive_s,
         timeout_graceful_shutdown=FINISH_S,
     )
 

@@ -12,11 +12,14 @@ from typing import TYPE_CHECKING, Literal, ParamSpec, TypeVar
 
 from fastapi import Request
 
-from whimbrel.catalog import collections
+from whimbrel.catalog import collections, figures
 from whimbrel.catalog.collections import Collection, ViewRow
 from whimbrel.domain import EmbedKind, ViewKind
 from whimbrel.errors import WhimbrelError
+from whimbrel.server.cached import Cached
+from whimbrel.server.health import Health
 from whimbrel.server.logs import place
+from whimbrel.server.metrics import HomeFigures, Metrics
 
 if TYPE_CHECKING:
     from whimbrel.app import Whimbrel
@@ -25,6 +28,9 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 logger = logging.getLogger("whimbrel.server")
+
+FIGURES_S = 15.0
+FIRST_FIGURES_S = 5.0
 
 THREADS = 8
 """For calls that read or write rows. Searches use the event loop's own threads, so neither waits for the other."""
@@ -35,7 +41,10 @@ class Served:
         self.whimbrel = whimbrel
         self.owner_elsewhere = False
         """Whether another process owned the home when it was last looked at."""
+        self.metrics = Metrics()
+        self.health = Health(self)
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="api")
+        self._figures = Cached(self._read_figures, FIGURES_S)
         self._open: set[int] = set()
         self._warming: asyncio.Task[None] | None = None
         self._warmed = False
@@ -55,13 +64,34 @@ class Served:
             return True
         return "elsewhere" if self.owner_elsewhere else False
 
+    # --- figures -----------------------------------------------------------------------------------------------------
+
+    async def scraped(self, accept: str) -> tuple[bytes, str]:
+        """Metrics as they were last read, and their content type."""
+        seen = await self._figures.get(FIRST_FIGURES_S)
+        self.metrics.home = seen.value
+        return self.metrics.text(accept)
+
+    async def _read_figures(self) -> HomeFigures:
+        return await self.call(self._figures_now)
+
+    def _figures_now(self) -> HomeFigures:
+        owner = self.whimbrel.owner
+        with self.whimbrel.catalog.read() as connection:
+            return HomeFigures(
+                figures.collection_figures(connection),
+                figures.job_counts(connection),
+                owner.embedded_upto() if owner is not None else {},
+                self.owner is True,
+            )
+
     # --- readiness ---------------------------------------------------------------------------------------------------
 
     async def not_ready(self) -> list[str]:
         """Why a search would have to wait or be refused; empty when it would not. Views that are being built do not
         count: the collection is searched without them. Begins to open what is not open yet."""
         try:
-            wanted = await self.call(self._live)
+            wanted = await self.call(self.live)
         except WhimbrelError as error:
             return [f"catalog: {error.message}"]
         missing = [(collection, row) for collection, row in wanted if row.id not in self._open]
@@ -95,7 +125,7 @@ class Served:
 
     async def _warm(self) -> None:
         await self._load_model()
-        live = await self.call(self._live)
+        live = await self.call(self.live)
         self._open &= {row.id for _, row in live}
         for collection, row in live:
             if row.id in self._open:
@@ -121,7 +151,14 @@ class Served:
         embedder = await self.call(self.whimbrel.embedder)
         await embedder.embed(["warm up"], EmbedKind.QUERY)
 
-    def _live(self) -> list[tuple[Collection, ViewRow]]:
+    def is_open(self, view: int) -> bool:
+        return view in self._open
+
+    def trouble(self, row: ViewRow) -> str:
+        """What is wrong with a view, as this process or the owner last saw it; empty when nothing is known."""
+        return self._problems.get(row.id, "") or row.view.error
+
+    def live(self) -> list[tuple[Collection, ViewRow]]:
         with self.whimbrel.catalog.read() as connection:
             return [
                 (collection, row)
@@ -133,6 +170,8 @@ class Served:
 
     async def close(self) -> None:
         """Close what was opened on this loop."""
+        await self._figures.close()
+        await self.health.close()
         if self._warming is not None:
             self._warming.cancel()
             await asyncio.gather(self._warming, return_exceptions=True)

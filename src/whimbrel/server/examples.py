@@ -1,0 +1,79 @@
+"""Examples of what the API answers with, for its description."""
+
+from __future__ import annotations
+
+CHUNK_ID = "9f2b64c0a1d84f0e8f3a5d2c7b6e1a90"
+DOCUMENT_ID = "4c1d9a7be2f05836a1b2c3d4e5f60718"
+TEXT = "The whimbrel flies thousands of kilometres without landing."
+JOB_ID = "0123456789abcdef"
+
+
+HIT = {
+    "rank": 1,
+    "score": 0.83,
+    "chunk_id": CHUNK_ID,
+    "document_id": DOCUMENT_ID,
+    "uri": "file:///notes/birds.md",
+    "title": "The whimbrel",
+    "text": TEXT,
+    "start": 16,
+    "end": 75,
+    "metadata": {"kind": "bird"},
+    "page": None,
+}
+CITATION = {
+    "marker": 1,
+    "chunk_id": CHUNK_ID,
+    "document_id": DOCUMENT_ID,
+    "uri": "file:///notes/birds.md",
+    "start": 16,
+    "end": 75,
+    "quote": TEXT,
+    "supported": "yes",
+    "page": None,
+}
+EVIDENCE = {"marker": 1, "start": 16, "end": 75, "supported": "yes", "score": 0.97, "reason": ""}
+SENTENCE = {"start": 0, "end": 59, "markers": [1], "supported": "yes", "evidence": [EVIDENCE]}
+PASSAGES = {"passages": [HIT], "question": "How far does the whimbrel fly?", "position": 12, "degraded": []}
+ANSWER = {
+    "answer": f"{TEXT} [1]",
+    "citations": [CITATION],
+    "sentences": [SENTENCE],
+    "abstained": False,
+    "model": "extractive",
+    "degraded": [],
+    "usage": {"citations_removed": 0},
+    "question": "How far does the whimbrel fly?",
+    "conversation_id": None,
+    "turn_id": None,
+}
+DOCUMENT = {
+    "document_id": DOCUMENT_ID,
+    "external_id": "note-1",
+    "uri": "text:note-1",
+    "title": "The whimbrel",
+    "media_type": "text/markdown",
+    "state": "indexed",
+    "reason": "",
+    "metadata": {"kind": "bird"},
+    "size": 59,
+    "text_length": 59,
+    "chunks": 1,
+    "position": 1,
+}
+COLLECTION = {"name": "default", "language": "en", "epoch": "5f3a9c", "head": 12}
+JOB = {
+    "id": JOB_ID,
+    "kind": "add",
+    "collection": "default",
+    "state": "done",
+    "progress": {"documents": 1},
+    "result": {"documents": 1, "added": 1, "position": 1},
+    "attempts": 1,
+    "error": "",
+    "hint": "",
+    "cancel_requested": False,
+    "created_at": "2026-01-31T12:00:00+00:00",
+    "updated_at": "2026-01-31T12:00:01+00:00",
+    "not_before": None,
+}
