@@ -144,6 +144,52 @@ class TextShape(BaseModel):
     text: str
 
 
+class ConversationShape(BaseModel):
+    model_config = example(examples.CONVERSATION)
+
+    id: str
+    collection: str
+    title: str
+    """Its first question."""
+    turns_count: int
+    erased: int
+    """Turns that were removed because a document that they were made from was purged."""
+    created_at: str
+    updated_at: str
+
+
+class ConversationsShape(BaseModel):
+    model_config = example({"conversations": [examples.CONVERSATION], "limit": 100, "offset": 0})
+
+    conversations: list[ConversationShape]
+    limit: int
+    offset: int
+
+
+class TurnShape(BaseModel):
+    model_config = example(examples.TURN)
+
+    id: str
+    asked: str
+    question: str
+    answer: str
+    citations: list[CitationShape]
+    model: str
+    abstained: bool
+    degraded: list[str]
+    usage: dict[str, Any]
+    rating: int | None
+    """1 or -1, where somebody said."""
+    comment: str
+    created_at: str
+
+
+class ConversationTurnsShape(ConversationShape):
+    model_config = example({**examples.CONVERSATION, "turns": [examples.TURN]})
+
+    turns: list[TurnShape]
+
+
 class AcceptedShape(BaseModel):
     model_config = example({"job_id": examples.JOB_ID, "state": "queued", "collection": "default"})
 

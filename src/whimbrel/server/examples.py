@@ -6,6 +6,8 @@ CHUNK_ID = "9f2b64c0a1d84f0e8f3a5d2c7b6e1a90"
 DOCUMENT_ID = "4c1d9a7be2f05836a1b2c3d4e5f60718"
 TEXT = "The whimbrel flies thousands of kilometres without landing."
 JOB_ID = "0123456789abcdef"
+CONVERSATION_ID = "5e8c1f0a9b7d4e2fa3c6d8b1907f2e4d"
+TURN_ID = "c0ffee1f0a9b7d4e2fa3c6d8b1907f2e"
 
 
 HIT = {
@@ -76,4 +78,27 @@ JOB = {
     "created_at": "2026-01-31T12:00:00+00:00",
     "updated_at": "2026-01-31T12:00:01+00:00",
     "not_before": None,
+}
+CONVERSATION = {
+    "id": CONVERSATION_ID,
+    "collection": "default",
+    "title": "How far does the whimbrel fly?",
+    "turns_count": 1,
+    "erased": 0,
+    "created_at": "2026-01-31T12:00:00+00:00",
+    "updated_at": "2026-01-31T12:00:01+00:00",
+}
+TURN = {
+    "id": TURN_ID,
+    "asked": "How far does the whimbrel fly?",
+    "question": "How far does the whimbrel fly?",
+    "answer": f"{TEXT} [1]",
+    "citations": [CITATION],
+    "model": "extractive",
+    "abstained": False,
+    "degraded": [],
+    "usage": {"citations_removed": 0},
+    "rating": 1,
+    "comment": "",
+    "created_at": "2026-01-31T12:00:01+00:00",
 }

@@ -41,7 +41,8 @@ class Health:
             reasons.append(f"database: it has not answered for {seen.overdue_s:.0f} s")
         database: State = "unhealthy" if reasons else "unknown" if seen.value is None else "healthy"
         vectors, troubles = self._vectors(seen.value or []) if database == "healthy" else ("unknown", [])
-        return {"database": database, "vector_db": vectors}, reasons + troubles
+        providers, complaints = self._served.provider.state()
+        return {"database": database, "vector_db": vectors, **providers}, [*reasons, *troubles, *complaints]
 
     def _vectors(self, live: Live) -> tuple[State, list[str]]:
         stores = [(collection, row) for collection, row in live if row.view.kind is ViewKind.STORE]

@@ -174,3 +174,16 @@ class RenameBody(Body):
     model_config = example({"name": "old-notes"})
 
     name: Text = Field(description="The new name.")
+
+
+class ConversationBody(Body):
+    model_config = example({"collection": "default"})
+
+    collection: Text = "default"
+
+
+class FeedbackBody(Body):
+    model_config = example({"rating": 1, "comment": "Just what I looked for."})
+
+    rating: StrictInt = Field(description="1 is good, -1 is bad.")
+    comment: Text = Field("", max_length=10_000)

@@ -14,12 +14,13 @@ from fastapi import Request
 
 from whimbrel.catalog import collections, figures
 from whimbrel.catalog.collections import Collection, ViewRow
-from whimbrel.domain import EmbedKind, ViewKind
+from whimbrel.domain import Answer, EmbedKind, ViewKind
 from whimbrel.errors import WhimbrelError
 from whimbrel.server.cached import Cached
 from whimbrel.server.health import Health
 from whimbrel.server.logs import place
 from whimbrel.server.metrics import HomeFigures, Metrics
+from whimbrel.server.providers import Provider
 
 if TYPE_CHECKING:
     from whimbrel.app import Whimbrel
@@ -43,6 +44,7 @@ class Served:
         """Whether another process owned the home when it was last looked at."""
         self.metrics = Metrics()
         self.health = Health(self)
+        self.provider = Provider(whimbrel)
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="api")
         self._figures = Cached(self._read_figures, FIGURES_S)
         self._open: set[int] = set()
@@ -63,6 +65,11 @@ class Served:
         if owner is not None and owner.running:
             return True
         return "elsewhere" if self.owner_elsewhere else False
+
+    def answered(self, answer: Answer) -> None:
+        """Take note of an answer that was given."""
+        self.metrics.answered(answer)
+        self.provider.saw(answer)
 
     # --- figures -----------------------------------------------------------------------------------------------------
 
@@ -170,6 +177,7 @@ class Served:
 
     async def close(self) -> None:
         """Close what was opened on this loop."""
+        await self.whimbrel.asking.close()
         await self._figures.close()
         await self.health.close()
         if self._warming is not None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from datetime import UTC, datetime
 from typing import Any
 
 from whimbrel.catalog.collections import Collection
+from whimbrel.catalog.conversations import Conversation, Turn
 from whimbrel.domain import Answer, AnswerEvent, CheckedSentence, Citation, Hit, Passages, SearchResult, TextDelta
 
 
@@ -85,6 +87,39 @@ def citation(found: Citation) -> dict[str, Any]:
         "supported": found.supported,
         "page": found.page,
     }
+
+
+def conversation(found: Conversation) -> dict[str, Any]:
+    return {
+        "id": found.id,
+        "collection": found.collection,
+        "title": found.title,
+        "turns_count": found.turns,
+        "erased": found.erased,
+        "created_at": _time(found.created_at),
+        "updated_at": _time(found.updated_at),
+    }
+
+
+def turn(found: Turn) -> dict[str, Any]:
+    return {
+        "id": found.id,
+        "asked": found.asked,
+        "question": found.question,
+        "answer": found.answer,
+        "citations": [dict(one) for one in found.citations],
+        "model": found.model,
+        "abstained": found.abstained,
+        "degraded": list(found.degraded),
+        "usage": dict(found.usage),
+        "rating": found.rating,
+        "comment": found.comment,
+        "created_at": _time(found.created_at),
+    }
+
+
+def _time(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
 
 
 def collection(found: Collection) -> dict[str, Any]:

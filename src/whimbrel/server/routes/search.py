@@ -59,7 +59,7 @@ async def query(body: QueryBody, request: Request) -> Response:
     if streamed:
         return await stream(_answering(here, body, options), here.whimbrel.settings.server.heartbeat_s)
     found = await unless_gone(request, here.whimbrel.aask(body.query, body.collection, **options))
-    here.metrics.answered(found)
+    here.answered(found)
     return Json(shapes.answer(found))
 
 
@@ -67,7 +67,7 @@ async def _answering(here: Served, body: QueryBody, options: dict[str, Any]) -> 
     async with aclosing(here.whimbrel.aask_stream(body.query, body.collection, **options)) as coming:
         async for one in coming:
             if isinstance(one, Answer):
-                here.metrics.answered(one)
+                here.answered(one)
             yield shapes.event(one)
 
 
