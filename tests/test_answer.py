@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import time
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
@@ -15,8 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from whimbrel.answer import answer_extractively, check
-from whimbrel.answer.extractive import MOST_EMBEDDED, NOTHING, Embed, Vectors
+from whimbrel.answer.extractive import NOTHING
+from whimbrel.answer.relevance import MOST_EMBEDDED
 from whimbrel.answer.sentences import LONGEST, plain, sentences
+from whimbrel.answer.vectors import Embed, Vectors
 from whimbrel.domain import Answer, EmbedKind, Hit
 from whimbrel.errors import ModelError
 from whimbrel.ingest.blocks import Kind
@@ -304,7 +305,7 @@ async def test_any_document_is_quoted_exactly(parts: list[tuple[str, int]], most
         return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
     hits = [hit(text, start=start, document=str(i), rank=i + 1) for i, (text, start) in enumerate(parts)]
-    answer = await answer_extractively("a b", hits, alike, max_sentences=most, floor=-1.0)
+    answer = await answer_extractively("a b", hits, alike, max_sentences=most, abstain=0)
     assert len(answer.citations) <= most
     for citation in answer.citations:
         of = hits[int(citation.document_id)]
@@ -322,15 +323,13 @@ async def test_questions_that_people_asked_are_answered_and_strange_ones_refused
         hit(row["text"], document=row["_id"], title=row["title"], rank=i + 1)
         for i, row in enumerate(read("nq_qed_dev/corpus.jsonl"))
     ]
-    answered = refused = 0
-    seconds = []
+    answered = silent = refused = 0
     for i, row in enumerate(read("nq_qed_dev/queries.jsonl")):
         others = [passages[(i + shift) % 40] for shift in range(1, 8)]
-        started = time.perf_counter()
         answer = await answer_extractively(row["text"], [passages[i], *others], embed)
-        seconds.append(time.perf_counter() - started)
         answered += passages[i].document_id in {citation.document_id for citation in answer.citations}
-        refused += not (await answer_extractively(row["text"], others, embed)).citations
-    assert answered >= 38
-    assert refused >= 30
-    assert float(np.median(seconds)) < 0.5  # 0.04 to 0.15 when nothing else runs
+        silent += answer.abstained
+        refused += (await answer_extractively(row["text"], others, embed)).abstained
+    assert silent <= 8
+    assert answered >= 0.95 * (40 - silent)
+    assert refused >= 36
