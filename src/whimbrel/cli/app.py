@@ -13,6 +13,7 @@ from whimbrel.cli import (
     collections,
     config,
     documents,
+    evaluate,
     ingesting,
     jobs,
     out,
@@ -67,5 +68,6 @@ for command in (
     state.doctor,
 ):
     app.command()(command)
+app.command("eval")(evaluate.evaluate)
 for group in (documents, collections, views, jobs, config):
     app.add_typer(group.app, rich_help_panel=None)
