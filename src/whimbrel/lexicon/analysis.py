@@ -15,6 +15,7 @@ from collections.abc import Iterator
 
 from tantivy import Filter, TextAnalyzer, TextAnalyzerBuilder, Tokenizer
 
+from whimbrel.lexicon.english import STOP_WORDS, without_contractions
 from whimbrel.lexicon.language import LATIN, script_of
 
 VERSION = 2
@@ -57,10 +58,11 @@ class Analysis:
         """What the analyser is registered as, and so written in the index's schema."""
         self.analyser = _analyser(language, stop_words=True)
         self._content = _analyser(language, stop_words=False)
+        self._english = "en" in _codes(language)
 
     def query_terms(self, query: str) -> Counter[str]:
         """The terms of a query with how often each occurs; stop words only where there is nothing else."""
-        text = query_text(query)
+        text = query_text(without_contractions(query) if self._english else query)
         return Counter(self._content.analyze(text) or self.analyser.analyze(text))
 
 
@@ -87,7 +89,9 @@ def _analyser(language: str, *, stop_words: bool) -> TextAnalyzer:
         # English rules know no accents: "ünïcödé" would keep the ending that "unicode" loses.
         builder = builder.filter(Filter.ascii_fold())
     for name in names:
-        if not stop_words and name not in _NO_STOP_WORDS:
+        if not stop_words and name == "english":
+            builder = builder.filter(Filter.custom_stopword(STOP_WORDS))
+        elif not stop_words and name not in _NO_STOP_WORDS:
             builder = builder.filter(Filter.stopword(name))
         builder = builder.filter(Filter.stemmer(name))
     return builder.filter(Filter.ascii_fold()).build()
