@@ -113,12 +113,11 @@ def test_a_threshold_leaves_out_what_scores_less(birds: Whimbrel) -> None:
 
 def test_the_more_words_a_question_has_the_more_a_word_found_weighs() -> None:
     dense, lexical = (Matches(["a", "b"], np.array(scores, dtype=np.float32)) for scores in ([0.5, 0.25], [0.25, 0.5]))
-    by_words = {
-        n: {one.chunk_id: one.score for one in fuse(Mode.HYBRID, dense, lexical, n)} for n in (0, 1, 5, 20, 500)
-    }
-    assert by_words[0] == by_words[1] == by_words[5] == {"a": 0.375, "b": 0.375}
-    assert by_words[20] == {"b": 0.625, "a": 0.5}
-    assert by_words[500] == {"a": 0.75, "b": 0.625}, "the lexical half is never more than 1"
+    found = {n: dict(fuse(Mode.HYBRID, dense, lexical, n)) for n in (0, 1, 5, 13, 80, 5_000)}
+    assert found[0] == found[1] == found[5] == {"a": 0.375, "b": 0.375}
+    gain = (13 / 5) ** 0.75
+    assert found[13] == pytest.approx({"a": (0.5 + gain * 0.25) / 2, "b": (0.25 + 1.0) / 2})
+    assert found[80] == found[5_000] == {"a": 0.75, "b": 0.625}, "16 ** 0.75 is 8: the lexical half is 1 at the most"
     assert fuse(Mode.LEXICAL, None, lexical, 500) == fuse(Mode.HYBRID, None, lexical, 500) == [("b", 0.5), ("a", 0.25)]
     assert fuse(Mode.HYBRID, dense, None, 500) == fuse(Mode.DENSE, dense, None) == [("a", 0.5), ("b", 0.25)]
 

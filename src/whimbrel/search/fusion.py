@@ -6,8 +6,8 @@
 | lexical | BM25 as a share of its upper bound: what the query's terms at full weight would give |
 | hybrid | the mean of dense and `min(1, g x lexical)`; a half that did not find the chunk counts 0 |
 
-`g = sqrt(n / 5)` for a query of n > 5 words that are searched for, else 1. The more words a question has, the smaller
-the share of them that any passage holds: without g, long questions would be answered by meaning alone.
+`g = (n / 5) ** 0.75` for a query of n > 5 words that are searched for, else 1. The more words a question has, the
+smaller the share of them that any passage holds: without g, long questions would be answered by meaning alone.
 `docs/decisions/0010` has the evidence.
 
 Nothing in them depends on the other hits of the query. Ties break by chunk id.
@@ -15,7 +15,6 @@ Nothing in them depends on the other hits of the query. Ties break by chunk id.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -25,6 +24,9 @@ WEIGHT_DENSE = 0.5
 
 FEW_WORDS = 5
 """A query of so many words, or fewer, is weighed as it is."""
+
+GROWTH = 0.75
+"""The exponent of the gain for those of more."""
 
 
 class Candidate(NamedTuple):
@@ -41,7 +43,7 @@ def fuse(mode: Mode, dense: Matches | None, lexical: Matches | None, words: int 
         return _ranked(_scores(dense))
     if mode is Mode.LEXICAL or dense is None:
         return _ranked(_scores(lexical))
-    gain = math.sqrt(max(words, FEW_WORDS) / FEW_WORDS)
+    gain = (max(words, FEW_WORDS) / FEW_WORDS) ** GROWTH
     scores: dict[str, float] = {}
     for chunk_id, score in _scores(dense):
         scores[chunk_id] = WEIGHT_DENSE * score
