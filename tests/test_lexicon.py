@@ -28,6 +28,7 @@ from whimbrel.domain import Position
 from whimbrel.errors import AlreadyOwned, BadFilter, BadInput, Conflict, DiskFull, HomeError, ViewDamaged
 from whimbrel.filters import Compare, Filter, Op, matches, parse
 from whimbrel.lexicon import LexicalRows, TantivyLexicon, layout
+from whimbrel.lexicon.analysis import Analysis
 from whimbrel.owner.targets import LexiconTarget
 
 
@@ -149,6 +150,24 @@ def test_stop_words_count_only_where_there_is_nothing_else(lexicon: TantivyLexic
     lexicon.apply(rows({"a": "To be, or not to be", "b": "a whale", "c": "that is the question"}), [], at(1))
     assert found(lexicon, "to be or not to be") == ["a"]
     assert found(lexicon, "is that a whale") == ["b"]
+
+
+@pytest.mark.parametrize(
+    ("query", "terms"),
+    [
+        ("What's the whale's weight, and why don't you know?", {"whale": 1, "weight": 1, "know": 1}),
+        ("I’d like what I’m told they’ve seen", {"like": 1, "told": 1, "seen": 1}),
+        ("Which of these can we do?", {"which": 1, "of": 1, "these": 1, "can": 1, "we": 1, "do": 1}),
+        (
+            "vitamin C, O'Reilly, rock 'n' roll",
+            {"vitamin": 1, "c": 1, "o": 1, "reilli": 1, "rock": 1, "n": 1, "roll": 1},
+        ),
+        ("whales and whales", {"whale": 2}),
+    ],
+)
+def test_a_question_is_searched_for_its_subject(lexicon: TantivyLexicon, query: str, terms: dict[str, int]) -> None:
+    assert Analysis("en").query_terms(query) == terms
+    assert lexicon.words(query) == sum(terms.values())
 
 
 @pytest.mark.parametrize(

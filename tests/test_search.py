@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -14,9 +15,10 @@ from hypothesis import strategies as st
 from running import DEADLINE_S, head, until, verified
 from whimbrel.app import Whimbrel
 from whimbrel.catalog import collections, listing, sources
-from whimbrel.domain import Hit, Mode
+from whimbrel.domain import Hit, Matches, Mode
 from whimbrel.errors import BadFilter, BadQuery, CollectionNotFound, WaitTimeout
 from whimbrel.filters import matches, parse
+from whimbrel.search.fusion import fuse
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -107,6 +109,17 @@ def test_a_threshold_leaves_out_what_scores_less(birds: Whimbrel) -> None:
     cut = (every[0].score + every[1].score) / 2
     assert [hit.chunk_id for hit in birds.search("falcon", top_k=20, threshold=cut).hits] == [every[0].chunk_id]
     assert birds.search("falcon", threshold=1.0).hits == []
+
+
+def test_the_more_words_a_question_has_the_more_a_word_found_weighs() -> None:
+    dense, lexical = (Matches(["a", "b"], np.array(scores, dtype=np.float32)) for scores in ([0.5, 0.25], [0.25, 0.5]))
+    found = {n: dict(fuse(Mode.HYBRID, dense, lexical, n)) for n in (0, 1, 5, 13, 80, 5_000)}
+    assert found[0] == found[1] == found[5] == {"a": 0.375, "b": 0.375}
+    gain = (13 / 5) ** 0.75
+    assert found[13] == pytest.approx({"a": (0.5 + gain * 0.25) / 2, "b": (0.25 + 1.0) / 2})
+    assert found[80] == found[5_000] == {"a": 0.75, "b": 0.625}, "16 ** 0.75 is 8: the lexical half is 1 at the most"
+    assert fuse(Mode.LEXICAL, None, lexical, 500) == fuse(Mode.HYBRID, None, lexical, 500) == [("b", 0.5), ("a", 0.25)]
+    assert fuse(Mode.HYBRID, dense, None, 500) == fuse(Mode.DENSE, dense, None) == [("a", 0.5), ("b", 0.25)]
 
 
 def test_the_hybrid_score_is_the_mean_of_the_halves(birds: Whimbrel) -> None:

@@ -32,11 +32,13 @@ from whimbrel.ingest.extract import Limits as ReadLimits
 from whimbrel.ingest.jobs import Reading
 from whimbrel.ingest.pipeline import Cutting, Guard, recipe_of
 from whimbrel.ingest.workers import ExtractionPool
+from whimbrel.lexicon.language import DEFAULT, language_of, uri_of
 from whimbrel.lexicon.tantivy import TantivyLexicon
 from whimbrel.models.embedders.base import Embedder
 from whimbrel.models.embedders.resolve import resolve_embedder
 from whimbrel.owner import lock
 from whimbrel.owner.erase import Eraser
+from whimbrel.owner.languages import first_language
 from whimbrel.owner.owner import Owner, Parts
 from whimbrel.owner.runner import READING, JobContext, run
 from whimbrel.owner.targets import LexiconTarget, StoreTarget, Target
@@ -253,7 +255,10 @@ class Whimbrel(Service):
             self._spaces[space_id] = embedder
         return embedder
 
-    def _default_view(self, collection: Collection, kind: ViewKind) -> tuple[str, int | None, int]:
+    def _default_view(self, collection: Collection, kind: ViewKind) -> tuple[str, int | None, int] | None:
+        language = first_language(self.catalog, collection) if kind is ViewKind.LEXICON else DEFAULT
+        if language is None:
+            return None
         spec = self._chunking().spec
         embedder = self.embedder() if kind is ViewKind.STORE else None
         with self.catalog.write() as connection:
@@ -263,7 +268,7 @@ class Whimbrel(Service):
             space = None
             if embedder is not None:
                 space = vectors.space_id(connection, embedder.space, self.settings.embedder)
-        return (self.settings.store if kind is ViewKind.STORE else "tantivy:"), space, chunking
+        return (self.settings.store if kind is ViewKind.STORE else uri_of(language)), space, chunking
 
     def _chunking(self) -> Chunking:
         return Chunking(tokens=self.settings.chunking.tokens, overlap=self.settings.chunking.overlap)
@@ -313,7 +318,7 @@ class Whimbrel(Service):
 
     def _target(self, collection: Collection, row: ViewRow) -> Target:
         if row.view.kind is ViewKind.LEXICON:
-            return LexiconTarget(self.home.lexicons / row.view.name, collection.language)
+            return LexiconTarget(self.home.lexicons / row.view.name, language_of(row.view.uri, collection.language))
         return StoreTarget(self._store(row, read_only=False))
 
     def _store(self, row: ViewRow, *, read_only: bool = True) -> Store:
@@ -323,7 +328,7 @@ class Whimbrel(Service):
         return open_store(row.view.uri, row.view.name, space, base=self.home.path, read_only=read_only)
 
     def _lexicon(self, row: ViewRow, language: str) -> TantivyLexicon:
-        return TantivyLexicon.open(self.home.lexicons / row.view.name, language=language)
+        return TantivyLexicon.open(self.home.lexicons / row.view.name, language=language_of(row.view.uri, language))
 
     # --- its life ----------------------------------------------------------------------------------------------------
 

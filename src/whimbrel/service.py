@@ -37,6 +37,7 @@ from whimbrel.home import Home, host_name
 from whimbrel.ingest.handed_in import HandedIn, checked_metadata, describe
 from whimbrel.ingest.pipeline import Guard, sayable, shown
 from whimbrel.ingest.preview import Intent, Preview, preview
+from whimbrel.lexicon.language import AUTO, checked, language_of
 from whimbrel.models.embedders.base import Embedder
 from whimbrel.owner import lock
 from whimbrel.owner.erase import request_purge
@@ -280,8 +281,8 @@ class Service(ABC):
             if on_lag is not None:
                 on_lag(lag)
             wanted = [live[1]] if wait == "lexical" else live
-            if all(row is not None and row.view.position >= position for row in wanted):
-                return
+            if position <= 0 or all(row is not None and row.view.position >= position for row in wanted):
+                return  # at 0 nothing was ever written: a view may wait for that too
             followed = [row for row in views if wait == "all" or row.view.kind is ViewKind.LEXICON]
             stand = [(row.view.position, row.build_after) for row in followed], lag.vectors
             if stand != stood:
@@ -354,11 +355,28 @@ class Service(ABC):
         with self.catalog.read() as connection:
             return collections.find(connection, name)
 
-    def create_collection(self, name: str, *, language: str = "en") -> Collection:
+    def create_collection(self, name: str, *, language: str = AUTO) -> Collection:
+        """`language`: a code such as `de`, or `auto`, found out from the documents; see `whimbrel.lexicon.language`."""
+        language = checked(language)
         with self.catalog.write() as connection:
             made = collections.create(connection, name, language)
         self._wake()
         return made
+
+    def set_language(self, name: str, language: str) -> Collection:
+        """Analyse a collection's words in another language. A lexicon in it is built beside the old one."""
+        language = checked(language)
+        with self.catalog.write() as connection:
+            found = collections.set_language(connection, name, language)
+        self._wake()
+        return found
+
+    def language(self, collection: str = "default") -> str:
+        """What the words of a collection are analysed as now, by its live lexicon."""
+        with self.catalog.read() as connection:
+            found = collections.find(connection, collection)
+            _, lexicon = collections.live_views(connection, found)
+        return language_of(lexicon.view.uri if lexicon is not None else "", found.language)
 
     def rename_collection(self, name: str, to: str) -> Collection:
         with self.catalog.write() as connection:

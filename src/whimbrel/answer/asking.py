@@ -10,6 +10,8 @@ from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Any
 
+from sqlalchemy import Connection
+
 from whimbrel.answer.answerer import Means, Question, answering, outage
 from whimbrel.answer.conversation import RECALLED, StandAlone, recent, stand_alone
 from whimbrel.catalog import collections, conversations
@@ -19,6 +21,7 @@ from whimbrel.catalog.engine import Catalog
 from whimbrel.config import Settings
 from whimbrel.domain import Answer, AnswerEvent, EmbedKind
 from whimbrel.errors import BadQuery, Conflict, ConversationNotFound, MissingExtra, ModelUnusable
+from whimbrel.lexicon.language import language_of
 from whimbrel.models.generators.base import Generator
 from whimbrel.models.generators.providers import Timeouts
 from whimbrel.models.generators.resolve import chosen, resolve_generator
@@ -47,6 +50,8 @@ class _Place:
     conversation_id: str | None
     """`NEW` until its first answer is stored; None outside of a conversation."""
     history: Sequence[Turn]
+    language: str
+    """What the collection's words are analysed as."""
 
 
 class Asking:
@@ -82,7 +87,7 @@ class Asking:
         found = await self._engine.search(request)
         question = _question(alone, history)
         documents = [hit.document_id for hit in found.hits]
-        async with aclosing(answering(question, found, self._means(asked, place.collection, generator))) as events:
+        async with aclosing(answering(question, found, self._means(asked, place, generator))) as events:
             async for event in events:
                 if isinstance(event, Answer) and place.conversation_id is not None:
                     event = await asyncio.to_thread(self._store, place, asked, event, documents)
@@ -110,18 +115,18 @@ class Asking:
             if generator is not None:
                 await generator.close()
 
-    def _means(self, asked: Asked, collection: Collection, generator: Generator | None) -> Means:
+    def _means(self, asked: Asked, place: _Place, generator: Generator | None) -> Means:
         async def embed(texts: Sequence[str]) -> Any:
-            return await self._engine.embed_texts(collection.name, texts, EmbedKind.DOCUMENT)
+            return await self._engine.embed_texts(place.collection.name, texts, EmbedKind.DOCUMENT)
 
         async def embed_query(texts: Sequence[str]) -> Any:
-            return await self._engine.embed_texts(collection.name, texts, EmbedKind.QUERY)
+            return await self._engine.embed_texts(place.collection.name, texts, EmbedKind.QUERY)
 
         settings = self._settings.answer
         return Means(
             embed=embed,
             embed_query=embed_query,
-            language="en" if collection.language == "auto" else collection.language,
+            language=place.language,
             generator=generator,
             insists=asked.model is not None,
             abstain=settings.abstain,
@@ -138,7 +143,7 @@ class Asking:
         with self._catalog.read() as connection:
             if asked.conversation_id in (None, NEW):
                 collection = collections.find(connection, asked.request.collection)
-                return _Place(collection, asked.conversation_id, ())
+                return _Place(collection, asked.conversation_id, (), _language(connection, collection))
             conversation = conversations.get(connection, asked.conversation_id)
             if asked.request.collection not in (conversation.collection, "default"):
                 raise Conflict(
@@ -147,7 +152,8 @@ class Asking:
                     "Leave the collection out, or begin another conversation.",
                 )
             history = conversations.turns(connection, conversation.id, last=RECALLED)
-            return _Place(collections.find(connection, conversation.collection), conversation.id, history)
+            collection = collections.find(connection, conversation.collection)
+            return _Place(collection, conversation.id, history, _language(connection, collection))
 
     def _store(self, place: _Place, asked: Asked, answer: Answer, documents: Sequence[str]) -> Answer:
         """The answer with its turn. One whose conversation or whose document went meanwhile is not stored."""
@@ -172,3 +178,8 @@ def _question(alone: StandAlone, history: Sequence[Turn]) -> Question:
         usage={name: count for name, count in counted.items() if count},
         generator_is_out=alone.error is not None,
     )
+
+
+def _language(connection: Connection, collection: Collection) -> str:
+    _, lexicon = collections.live_views(connection, collection)
+    return language_of(lexicon.view.uri if lexicon is not None else "", collection.language)

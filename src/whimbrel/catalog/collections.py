@@ -97,8 +97,11 @@ def by_id(connection: Connection, key: int) -> Collection | None:
     return Collection(*row) if row else None
 
 
-def create(connection: Connection, name: str, language: str = "en") -> Collection:
-    """A collection without views. Raises `Conflict` if there is one of that name."""
+def create(connection: Connection, name: str, language: str = "auto") -> Collection:
+    """A collection without views; `auto`: its language is found out from its documents.
+
+    Raises `Conflict` if there is one of that name.
+    """
     check_name(name)
     if connection.execute(select(t.collections.c.id).where(t.collections.c.name == name)).first():
         raise Conflict(f"There is a collection {name!r} already.", "Ingest into it, or choose another name.")
@@ -126,6 +129,13 @@ def rename(connection: Connection, name: str, to: str) -> Collection:
         raise Conflict(f"There is a collection {to!r} already.", "Choose another name.")
     connection.execute(update(t.collections).where(t.collections.c.id == collection.id).values(name=to))
     return find(connection, to)
+
+
+def set_language(connection: Connection, name: str, language: str) -> Collection:
+    """The owner builds a lexicon in it, which takes the place of the one that there is."""
+    collection = find(connection, name)
+    connection.execute(update(t.collections).where(t.collections.c.id == collection.id).values(language=language))
+    return find(connection, name)
 
 
 def mark_deleting(connection: Connection, collection: Collection) -> None:

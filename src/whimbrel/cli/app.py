@@ -15,6 +15,7 @@ from whimbrel.cli import (
     config,
     conversations,
     documents,
+    evaluate,
     ingesting,
     jobs,
     out,
@@ -71,5 +72,6 @@ for command in (
 ):
     app.command()(command)
 app.command("open")(passages.open_)
+app.command("eval")(evaluate.evaluate)
 for group in (documents, collections, conversations, views, jobs, config):
     app.add_typer(group.app, rich_help_panel=None)

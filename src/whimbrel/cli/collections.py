@@ -35,7 +35,9 @@ def list_(as_json: AsJson = False) -> None:
 @app.command()
 def create(
     name: Name,
-    language: Annotated[str, typer.Option(metavar="CODE", help="Of its texts: stop words and stems.")] = "en",
+    language: Annotated[
+        str, typer.Option(metavar="CODE", help="Of its texts, such as de: stop words and stems. auto: found out.")
+    ] = "auto",
     as_json: AsJson = False,
 ) -> None:
     """Make an empty collection. `ingest` also makes those that are missing."""
@@ -52,6 +54,18 @@ def rename(
     with opened() as whimbrel:
         made = whimbrel.rename_collection(name, to)
     _told(made, as_json, f"{name!r} is {made.name!r} now.")
+
+
+@app.command()
+def language(
+    name: Name,
+    code: Annotated[str, typer.Argument(metavar="CODE", help="Such as de, or auto: found out from its documents.")],
+    as_json: AsJson = False,
+) -> None:
+    """Analyse a collection's words in another language. A lexicon in it is built beside the old one by the owner."""
+    with opened() as whimbrel:
+        made = whimbrel.set_language(name, code)
+    _told(made, as_json, f"{name!r} is to be analysed as {made.language!r}; the owner builds its lexicon anew.")
 
 
 @app.command()

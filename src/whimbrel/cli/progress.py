@@ -52,6 +52,10 @@ class Progress:
         """For backup and restore."""
         self._show(f"{table}: {done:,} of {total:,} rows")
 
+    def step(self, what: str, done: int, total: int) -> None:
+        """For `whimbrel.evaluation.evaluate(on_progress=...)`."""
+        self._show(f"{what}: {done:,} of {total:,}")
+
     def end(self) -> None:
         if self._silent or not self._standing:
             return

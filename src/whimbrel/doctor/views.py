@@ -18,6 +18,7 @@ from whimbrel.doctor.record import Opened
 from whimbrel.domain import Position, ViewKind, ViewState
 from whimbrel.errors import ViewDamaged, WhimbrelError
 from whimbrel.lexicon.integrity import damaged_files
+from whimbrel.lexicon.language import language_of
 from whimbrel.lexicon.tantivy import TantivyLexicon
 from whimbrel.models.embedders.resolve import resolve_embedder
 from whimbrel.stores.resolve import open_store
@@ -124,7 +125,7 @@ async def _lexicon(opened: Opened, collection: Collection, row: ViewRow) -> _Hel
     path = opened.home.lexicons / row.view.name
     if not TantivyLexicon.exists(path):
         return None
-    lexicon = TantivyLexicon.open(path, language=collection.language)
+    lexicon = TantivyLexicon.open(path, language=language_of(row.view.uri, collection.language))
     try:
         before = lexicon.position()
         count = lexicon.count()

@@ -15,7 +15,10 @@ from collections.abc import Iterator
 
 from tantivy import Filter, TextAnalyzer, TextAnalyzerBuilder, Tokenizer
 
-VERSION = 1
+from whimbrel.lexicon.english import STOP_WORDS, without_contractions
+from whimbrel.lexicon.language import LATIN, script_of
+
+VERSION = 2
 """Part of the analyser's name in an index: raise it when the same text would give other terms."""
 
 LONGEST_TERM = 200
@@ -47,18 +50,19 @@ _NO_STOP_WORDS = {"arabic", "greek", "romanian", "tamil", "turkish"}
 
 
 class Analysis:
-    """The terms of documents and queries in one language (an ISO 639-1 code)."""
+    """The terms of documents and queries in one language; see `whimbrel.lexicon.language` for how it is written."""
 
     def __init__(self, language: str) -> None:
         self.language = language
-        self.name = f"whimbrel_{language}_{VERSION}"
+        self.name = f"whimbrel_{language.replace('+', '_')}_{VERSION}"
         """What the analyser is registered as, and so written in the index's schema."""
         self.analyser = _analyser(language, stop_words=True)
         self._content = _analyser(language, stop_words=False)
+        self._english = "en" in _codes(language)
 
     def query_terms(self, query: str) -> Counter[str]:
         """The terms of a query with how often each occurs; stop words only where there is nothing else."""
-        text = query_text(query)
+        text = query_text(without_contractions(query) if self._english else query)
         return Counter(self._content.analyze(text) or self.analyser.analyze(text))
 
 
@@ -77,17 +81,27 @@ def query_text(text: str) -> str:
 
 
 def _analyser(language: str, *, stop_words: bool) -> TextAnalyzer:
+    """Each stemmer changes words of its own script only, so that those of several scripts go one after the other."""
+    names = [LANGUAGES[code] for code in _codes(language) if code in LANGUAGES]
     builder = TextAnalyzerBuilder(Tokenizer.simple()).filter(Filter.remove_long(LONGEST_TERM))
     builder = builder.filter(Filter.lowercase())
-    name = LANGUAGES.get(language)
-    if name is None:
-        return builder.filter(Filter.ascii_fold()).build()
-    if name == "english":
+    if "english" in names:
         # English rules know no accents: "ünïcödé" would keep the ending that "unicode" loses.
         builder = builder.filter(Filter.ascii_fold())
-    if not stop_words and name not in _NO_STOP_WORDS:
-        builder = builder.filter(Filter.stopword(name))
-    return builder.filter(Filter.stemmer(name)).filter(Filter.ascii_fold()).build()
+    for name in names:
+        if not stop_words and name == "english":
+            builder = builder.filter(Filter.custom_stopword(STOP_WORDS))
+        elif not stop_words and name not in _NO_STOP_WORDS:
+            builder = builder.filter(Filter.stopword(name))
+        builder = builder.filter(Filter.stemmer(name))
+    return builder.filter(Filter.ascii_fold()).build()
+
+
+def _codes(language: str) -> list[str]:
+    """The languages of a collection; with English, where there is none in Latin script: what Latin words there are in
+    Japanese or Russian texts are mostly English."""
+    codes = language.split("+")
+    return codes if any(script_of(code) == LATIN for code in codes) else [*codes, "en"]
 
 
 # --- scripts without spaces ------------------------------------------------------------------------------------------
@@ -99,6 +113,14 @@ _UNSPACED = (
     "\u0e01-\u0eff\u1000-\u109f\u1780-\u17ff"  # Thai, Lao, Burmese, Khmer
 )
 _SURROGATE = re.compile("[\ud800-\udfff]")
+_INSIDE_WORDS = re.compile(
+    "[\u00ad\u200d\u0300-\u036f\u0483-\u0487"  # soft hyphen, joiner, accents that no letter is composed with
+    "\u0591-\u05bd\u05bf\u05c1\u05c2\u05c4\u05c5\u05c7"  # Hebrew points
+    "\u0640\u064b-\u065f\u0670"  # Arabic stretching and vowels
+    "\u093c\u094d\u09bc\u09cd\u0a3c\u0a4d\u0abc\u0acd\u0b3c\u0b4d\u0bcd\u0c4d\u0ccd\u0d4d\u0dca]"  # Indic joins, dots
+)
+"""Marks that many write and many leave out, and at which tantivy would part a word in two."""
+_WRITTEN_EITHER_WAY = str.maketrans("ёЁ", "еЕ")
 _UNSPACED_RUN = re.compile(f"[{_UNSPACED}]+")
 
 
@@ -110,6 +132,7 @@ def _prepared(text: str, *, singles: bool) -> str:
             text = _UNSPACED_RUN.sub(lambda run: _pairs(run.group(), singles=singles), text)
         elif not unicodedata.is_normalized("NFC", text):
             text = unicodedata.normalize("NFC", text)
+        text = _INSIDE_WORDS.sub("", text).translate(_WRITTEN_EITHER_WAY)
     extra = [word for token in _identifiers(text) for word in _identifier_words(token)]
     return f"{text}\n{' '.join(extra)}" if extra else text
 

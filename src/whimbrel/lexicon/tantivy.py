@@ -114,7 +114,7 @@ class TantivyLexicon:
             -------------------------------------------------------------------------------------
                               sum_f w_f sum_t n_t idf_f(t) (k1 + 1)
 
-        over the fields f (the text with its title, weight 1; the title, weight 0.2) and the query's terms t, each n_t
+        over the fields f (the text with its title, weight 1; the title, weight 0.1) and the query's terms t, each n_t
         times in it; tf is how often t occurs in the row's field; idf(t) = ln(1 + (N - df + 0.5) / (df + 0.5)), with
         df = 0 for a term that no row has; k1 = 1.2, b = 0.75. Robertson and Zaragoza, "The Probabilistic Relevance
         Framework: BM25 and Beyond" (2009), with the idf of Lucene and tantivy, which is never negative.
@@ -132,6 +132,10 @@ class TantivyLexicon:
                 clauses.append(_silent(Query.term_set_query(self._index.schema, "id", ids)))
             restricted = Query.boolean_query(clauses) if len(clauses) > 1 else wanted.query
             return best(searcher, restricted, k, wanted.bound)
+
+    def words(self, query: str) -> int:
+        """How many words of a query `search` looks for: without stop words, repeats counted."""
+        return self._analysis.query_terms(query).total()
 
     def position(self) -> Position | None:
         """The position of the last commit; None if none was given."""

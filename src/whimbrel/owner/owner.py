@@ -25,6 +25,7 @@ from whimbrel.models.embedders.base import Embedder
 from whimbrel.owner.embedding import EmbeddingStage
 from whimbrel.owner.events import comes
 from whimbrel.owner.follower import Follower
+from whimbrel.owner.languages import LanguageWatch
 from whimbrel.owner.lock import Ownership
 from whimbrel.owner.runner import PERSISTENT, Handler, Runner
 from whimbrel.owner.targets import Target
@@ -50,8 +51,8 @@ class Parts:
     open_target: Callable[[Collection, ViewRow], Target]
     embedder_for: Callable[[int], Embedder]
     """By space key of the catalog. Raises when the configured model is not of that space."""
-    default_view: Callable[[Collection, ViewKind], tuple[str, int | None, int]]
-    """(uri, space, chunking) of a collection's first view of a kind."""
+    default_view: Callable[[Collection, ViewKind], tuple[str, int | None, int] | None]
+    """(uri, space, chunking) of a collection's first view of a kind; None while that cannot be told yet."""
     handlers: Mapping[str, Handler] = field(default_factory=dict)
     on_stop: Callable[[], Coroutine[Any, Any, None]] | None = None
     """Runs last on the owner's loop: what jobs have opened on it is closed there."""
@@ -78,6 +79,7 @@ class Owner:
         self._replacing: set[int] = set()
         self._given_up: set[int] = set()
         self._cannot_make: dict[tuple[int, ViewKind], str] = {}
+        self._languages = LanguageWatch(parts.catalog)
         self._rebuilds: dict[tuple[int, ViewKind], list[float]] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._wake: asyncio.Event | None = None
@@ -201,6 +203,7 @@ class Owner:
             wanted: dict[int, tuple[Collection, ViewRow]] = {}
             for collection, views in rows:
                 await self._ensure_views(collection, views)
+                await self._mind_language(collection, views)
                 for row in collections.fed(views):
                     wanted[row.id] = (collection, row)
                     if row.suspect and row.id not in self._replacing:
@@ -233,13 +236,27 @@ class Owner:
             if live is not None or any(row.view.kind is kind for row in collections.fed(views)):
                 continue
             try:
-                uri, space, chunking = await asyncio.to_thread(self.parts.default_view, collection, kind)
+                made = await asyncio.to_thread(self.parts.default_view, collection, kind)
             except (UserError, ModelError) as error:  # the model is not there, or its name is wrong
                 if self._cannot_make.get((collection.id, kind)) != error.message:
                     self._cannot_make[collection.id, kind] = error.message
                     logger.warning("no %s view of %s can be made: %s", kind, collection.name, error.message)
                 continue
-            await asyncio.to_thread(self._add_view, collection, kind, uri, space, chunking, None)
+            if made is not None:
+                await asyncio.to_thread(self._add_view, collection, kind, *made, None)
+
+    async def _mind_language(self, collection: Collection, views: list[ViewRow]) -> None:
+        """A lexicon in another language is another view: it is built beside the old one, which is fed meanwhile."""
+        live = next((row for row in views if row.id == collection.lexicon_view_id), None)
+        if live is None or live.id in self._replacing or any(row.replaces == live.id for row in collections.fed(views)):
+            return
+        if not self._languages.is_due(collection, live):
+            return
+        uri = await asyncio.to_thread(self._languages.other_uri, collection, live)
+        if uri is not None:
+            logger.info("the lexicon of %s is built anew as %s", collection.name, uri)
+            await asyncio.to_thread(self._build_beside, collection, live.id, "", uri)
+            self.wake()
 
     def _add_view(
         self, collection: Collection, kind: ViewKind, uri: str, space: int | None, chunking: int, replaces: int | None
@@ -372,7 +389,7 @@ class Owner:
         self.wake()
         return made
 
-    def _build_beside(self, collection: Collection, key: int, reason: str) -> ViewRow | None:
+    def _build_beside(self, collection: Collection, key: int, reason: str, uri: str | None = None) -> ViewRow | None:
         with suppress(CollectionNotFound), self.catalog.write(fence=self.fence) as connection:
             views = collections.fed(collections.views(connection, collection.id))
             row = next((row for row in views if row.id == key), None)  # as it is now: it may have become live since
@@ -395,7 +412,7 @@ class Owner:
                 connection,
                 collection,
                 row.view.kind,
-                uri=row.view.uri,
+                uri=uri or row.view.uri,
                 space_id=row.view.space_id,
                 chunking_id=row.view.chunking_id,
                 replaces=replaces,

@@ -67,6 +67,8 @@ class _Run:
     where: Filter | None
     degraded: list[str]
     timings: dict[str, float]
+    words: int = 0
+    """How many of the query's the lexicon searches for."""
 
 
 class SearchEngine:
@@ -105,7 +107,7 @@ class SearchEngine:
         wanted = max(self.limits.candidates, 2 * k)
         while True:
             dense, lexical = await self._both(request, run, wanted)
-            candidates = fuse(request.mode, dense, lexical)
+            candidates = fuse(request.mode, dense, lexical, run.words)
             hits = await self._hydrate(run, candidates, k, request.threshold)
             found = max((len(matches.ids) for matches in (dense, lexical) if matches is not None), default=0)
             # Rows that a lagging view still holds and the catalog has no more take places: look further down.
@@ -268,6 +270,7 @@ class SearchEngine:
 
     async def _lexical(self, request: SearchRequest, run: _Run, row: ViewRow, wanted: int) -> Matches:
         lexicon = await self.readers.lexicon(row, run.collection.language)
+        run.words = lexicon.words(request.query)
         work = asyncio.to_thread(lexicon.search, request.query, wanted, run.where)
         return await _timed(run.timings, "lexicon", work)
 

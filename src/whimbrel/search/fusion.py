@@ -4,7 +4,11 @@
 |---|---|
 | dense | `max(0, c)`: c is the cosine between query and chunk |
 | lexical | BM25 as a share of its upper bound: what the query's terms at full weight would give |
-| hybrid | the mean of the two; a half that did not find the chunk counts 0 |
+| hybrid | the mean of dense and `min(1, g x lexical)`; a half that did not find the chunk counts 0 |
+
+`g = (n / 5) ** 0.75` for a query of n > 5 words that are searched for, else 1. The more words a question has, the
+smaller the share of them that any passage holds: without g, long questions would be answered by meaning alone.
+`docs/decisions/0010` has the evidence.
 
 Nothing in them depends on the other hits of the query. Ties break by chunk id.
 """
@@ -18,23 +22,33 @@ from whimbrel.domain import Matches, Mode
 
 WEIGHT_DENSE = 0.5
 
+FEW_WORDS = 5
+"""A query of so many words, or fewer, is weighed as it is."""
+
+GROWTH = 0.75
+"""The exponent of the gain for those of more."""
+
 
 class Candidate(NamedTuple):
     chunk_id: str
     score: float
 
 
-def fuse(mode: Mode, dense: Matches | None, lexical: Matches | None) -> list[Candidate]:
-    """Candidates, best first. A view that did not answer is None; in hybrid mode the other half then stands alone."""
+def fuse(mode: Mode, dense: Matches | None, lexical: Matches | None, words: int = 0) -> list[Candidate]:
+    """Candidates, best first. A view that did not answer is None; in hybrid mode the other half then stands alone.
+
+    `words`: how many the lexicon has searched for, repeats counted.
+    """
     if mode is Mode.DENSE or (mode is Mode.HYBRID and lexical is None):
         return _ranked(_scores(dense))
     if mode is Mode.LEXICAL or dense is None:
         return _ranked(_scores(lexical))
+    gain = (max(words, FEW_WORDS) / FEW_WORDS) ** GROWTH
     scores: dict[str, float] = {}
     for chunk_id, score in _scores(dense):
         scores[chunk_id] = WEIGHT_DENSE * score
     for chunk_id, score in _scores(lexical):
-        scores[chunk_id] = scores.get(chunk_id, 0.0) + (1 - WEIGHT_DENSE) * score
+        scores[chunk_id] = scores.get(chunk_id, 0.0) + (1 - WEIGHT_DENSE) * min(1.0, gain * score)
     return _ranked(list(scores.items()))
 
 

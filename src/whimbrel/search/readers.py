@@ -41,6 +41,7 @@ class Readers:
         return found
 
     async def lexicon(self, row: ViewRow, language: str) -> TantivyLexicon:
+        """The open lexicon of a view; `language`: of the collection, for a view that does not say its own."""
         found = self._lexicons.get(row.id)
         if found is None:
             found = await asyncio.to_thread(

@@ -162,11 +162,13 @@ class FilesBody(BaseModel):
 
 
 class CollectionBody(Body):
-    model_config = example({"name": "notes", "language": "en"})
+    model_config = example({"name": "notes", "language": "de"})
 
     name: Text = Field(description="1 to 63 letters, digits, dots, hyphens, underscores.")
     language: Text = Field(
-        "en", pattern=r"^[A-Za-z]{2,8}(-[A-Za-z0-9]{1,8}){0,3}$", description="How its words are stemmed."
+        "auto",
+        pattern=r"^[A-Za-z]{2,4}([-_+][A-Za-z0-9]{1,8}){0,4}$",
+        description="What its words are analysed as, such as `de` or `ru+en`; `auto` finds it out from the documents.",
     )
 
 
