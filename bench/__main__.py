@@ -11,7 +11,7 @@ from pathlib import Path
 
 from bench.figures import about_the_machine
 
-NAMES = ("ingest", "lexical", "serve", "search", "growth")
+NAMES = ("ingest", "lexical", "serve", "search", "growth", "formats", "chunking")
 
 
 def main() -> int:

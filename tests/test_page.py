@@ -74,7 +74,8 @@ def test_pictures_are_their_descriptions() -> None:
 
 def test_tables_that_lay_out_a_page_are_no_tables() -> None:
     cell = f"<p>{WORDS}</p>" * 3
-    assert "<td" not in main_part(f"<table><tr><td><table><tr><td>x</td></tr></table></td><td>{cell}</td></tr></table>")
+    outer = f"<table><tr><td><table><tr><td>x</td></tr></table></td><td>{cell}</td></tr></table>"
+    assert main_part(outer).count("<td") == 1
     assert "<td" in main_part("<table><tr><th>a</th><th>b</th></tr><tr><td>1</td><td>2</td></tr></table>")
 
 
@@ -82,9 +83,12 @@ def test_a_message_keeps_its_header_and_footer() -> None:
     assert plain(all_of_it("<header>Dear all</header><p>text</p><footer>Yours</footer>")) == "Dear all text Yours"
 
 
+PARTS = ["<div", "<nav>", "</div>", "<a href=x>", "</a", "<main>", "</main>", "'", '"', ">", "<!--", "-->", "<script>"]
+PARTS += ["<pre>", "<table><td>", "x", " ", "&amp;", "<p class='nav'>"]
+
+
 @settings(max_examples=300, deadline=None)
-@given(st.lists(st.sampled_from(["<div", "<nav>", "</div>", "<a href=x>", "</a", "<main>", "</main>", "'", '"', ">", "<!--",
-                                 "-->", "<script>", "<pre>", "<table><td>", "x", " ", "&amp;", "<p class='nav'>"])))  # fmt: skip
+@given(st.lists(st.sampled_from(PARTS)))
 def test_whatever_a_page_is_something_comes_out(parts: list[str]) -> None:
     page = "".join(parts)
     assert isinstance(main_part(page), str)

@@ -19,31 +19,46 @@ DATA = Path(os.environ.get("WHIMBREL_TEST_DATA", "/nowhere"))
 @pytest.mark.parametrize(
     ("rst", "markdown"),
     [
-        ("=====\nGuide\n=====\n\nInstall\n-------\n\nLinux\n~~~~~\n\nUse\n---\n", "# Guide\n\n## Install\n\n### Linux\n\n## Use\n"),
+        (
+            "=====\nGuide\n=====\n\nInstall\n-------\n\nLinux\n~~~~~\n\nUse\n---\n",
+            "# Guide\n\n## Install\n\n### Linux\n\n## Use\n",
+        ),
         ("Title\n=====\ntext\n", "# Title\n\ntext\n"),
         ("# Title\n\ntext\n", "# Title\n\ntext\n"),
         ("above\n\n----\n\nbelow\n", "above\n\n---\n\nbelow\n"),
         ("a ``literal`` and *more*\n", "a `literal` and *more*\n"),
-        ("see `the site <https://example.com/>`__ or :doc:`the guide </a/b>`\n", "see [the site](https://example.com/) or the guide\n"),
+        (
+            "see `the site <https://example.com/>`__ or :doc:`the guide </a/b>`\n",
+            "see [the site](https://example.com/) or the guide\n",
+        ),
         (":ref:`docs/x:What is it?` and :py:class:`~a.b.Name` and :math:`x^2`\n", "What is it? and `Name` and $x^2$\n"),
         (".. note:: Mind this.\n", "**Note:** Mind this.\n"),
         (".. warning::\n\n   Mind this.\n\n   And that.\n", "**Warning:** Mind this.\n\nAnd that.\n"),
-        (".. code-block:: python\n   :linenos:\n\n   x = 1\n\n   y = 2\n\ntext\n", "```python\nx = 1\n\ny = 2\n```\n\ntext\n"),
+        (
+            ".. code-block:: python\n   :linenos:\n\n   x = 1\n\n   y = 2\n\ntext\n",
+            "```python\nx = 1\n\ny = 2\n```\n\ntext\n",
+        ),
         ("As follows::\n\n   make it\n\ntext\n", "As follows:\n\n```\nmake it\n```\n\ntext\n"),
         (">>> 1 + 1\n2\n\ntext\n", "```python\n>>> 1 + 1\n2\n```\n\ntext\n"),
         (".. image:: a/b.png\n   :alt: A robot\n   :width: 50%\n", "![A robot](a/b.png)\n"),
         (".. figure:: b.png\n   :alt: A cat\n\n   What it shows.\n", "![A cat](b.png)\n\nWhat it shows.\n"),
         (".. toctree::\n   :maxdepth: 1\n\n   a\n   b\n\ntext\n", "text\n"),
         (".. _target:\n\n.. a comment\n   of two lines\n\ntext\n", "text\n"),
-        (".. |name| replace:: Whimbrel\n\n|name| it is, and |other| is not.\n", "Whimbrel it is, and |other| is not.\n"),
-        (".. tab-set::\n\n   .. tab-item:: Java\n\n      one\n\n   .. tab-item:: C++\n\n      two\n", "**Java**\n\none\n\n**C++**\n\ntwo\n"),
+        (
+            ".. |name| replace:: Whimbrel\n\n|name| it is, and |other| is not.\n",
+            "Whimbrel it is, and |other| is not.\n",
+        ),
+        (
+            ".. tab-set::\n\n   .. tab-item:: Java\n\n      one\n\n   .. tab-item:: C++\n\n      two\n",
+            "**Java**\n\none\n\n**C++**\n\ntwo\n",
+        ),
         (".. math::\n\n   x = 1\n", "$$\nx = 1\n$$\n"),
         (".. remoteinclude:: https://example.com/x\n   :lines: 1-2\n\ntext\n", "text\n"),
         ("| a line\n| of verse\n", "a line  \nof verse  \n"),
         ("#. one\n#. two\n", "1. one\n1. two\n"),
         ("```python\n.. note:: no note\n```\n", "```python\n.. note:: no note\n```\n"),
     ],
-)  # fmt: skip
+)
 def test_what_it_becomes(rst: str, markdown: str) -> None:
     assert to_markdown(rst) == markdown
 
@@ -56,7 +71,8 @@ TABLE = "| a | b |\n| --- | --- |\n| 1 | two words |\n| 3 | x \\| y |\n"
     [
         "===  =========\na    b\n===  =========\n1    two words\n3    x | y\n===  =========\n",
         "===  =========\na    b\n===  =========\n1    two\n     words\n3    x | y\n===  =========\n",
-        ".. list-table::\n   :header-rows: 1\n\n   * - a\n     - b\n   * - 1\n     - two words\n   * - 3\n     - x | y\n",
+        ".. list-table::\n   :header-rows: 1\n\n"
+        "   * - a\n     - b\n   * - 1\n     - two words\n   * - 3\n     - x | y\n",
         '.. csv-table::\n   :header: "a", "b"\n\n   1, two words\n   3, "x | y"\n',
     ],
 )
@@ -74,7 +90,10 @@ def test_a_table_under_its_directive_keeps_its_caption() -> None:
     assert made == "**Prices**\n\n| a | b |\n| --- | --- |\n| 1 | 2 |\n"
 
 
-@given(st.lists(st.sampled_from([".. ", "::", "   ", "note", "\n", "====", "a  b", "+--+", "|", "``", "`", "<x>", ":x:", "- ", "..", "* - "])))  # fmt: skip
+PARTS = [".. ", "::", "   ", "note", "\n", "====", "a  b", "+--+", "|", "``", "`", "<x>", ":x:", "- ", "..", "* - "]
+
+
+@given(st.lists(st.sampled_from(PARTS)))
 def test_whatever_it_is_something_comes_out(parts: list[str]) -> None:
     assert isinstance(to_markdown("".join(parts)), str)
 

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import re
 
-_CODE = (
-    r"(?:^|(?<=\n))(?P<fence>`{3,}|~{3,})[^\n]*\n[\s\S]*?(?:\n(?P=fence)[^\n]*|\Z)|(?P<ticks>`+)[^\n]+?(?P=ticks)(?!`)"
-)
-_ESCAPED = re.compile(_CODE + r"|(?P<kept>(?:(?<=\n)|^)\\#)|\\(?P<mark>[!-,./:-@\[\]^_{}~]|-(?!-))")
+_FENCED = re.compile(r"^(?P<fence>`{3,}|~{3,})[^\n]*\n[\s\S]*?(?:^(?P=fence)[^\n]*$|\Z)", re.MULTILINE)
+_ESCAPED = re.compile(r"`[^`\n]*`|\\(?P<mark>[!-\",./:-@$-+\[\]^_{}~]|-(?!-)|(?<!\n\\)#)")
 _PICTURE = re.compile(r"!\[(?P<alt>[^\]\n]*)\]\((?P<target>[^()\s]*)(?:\s+\"[^\"\n]*\")?\)")
 _EMPTY_ROW = re.compile(r"^\|(?:[ \t]*\|)+[ \t]*\n", re.MULTILINE)
 _SIGNS = re.compile(r"[^\s|:*_#>=.`\\-]")
@@ -16,7 +14,18 @@ _SIGNS = re.compile(r"[^\s|:*_#>=.`\\-]")
 def unescaped(text: str) -> str:
     """Without the backslashes before marks that would be read as themselves anyway ("Hello\\!"), but for those that
     part table cells, quote code, or keep a line from being a heading."""
-    return _ESCAPED.sub(lambda found: found["mark"] or found[0], text) if "\\" in text else text
+    if "\\" not in text:
+        return text
+    parts: list[str] = []
+    last = 0
+    for code in _FENCED.finditer(text) if "```" in text or "~~~" in text else ():
+        parts += [_ESCAPED.sub(_mark, text[last : code.start()]), code[0]]
+        last = code.end()
+    return "".join([*parts, _ESCAPED.sub(_mark, text[last:])])
+
+
+def _mark(found: re.Match[str]) -> str:
+    return found["mark"] or found[0]
 
 
 def without_pictures(text: str) -> str:

@@ -123,6 +123,7 @@ def _extracted(data: bytes, media_type: str, options: Options, *, output_format:
     import kreuzberg
 
     ocr = ocr_available()
+    paged = media_type == "application/pdf" or "presentation" in media_type or "powerpoint" in media_type
     config = kreuzberg.ExtractionConfig(
         output_format=output_format,
         use_cache=False,
@@ -131,7 +132,9 @@ def _extracted(data: bytes, media_type: str, options: Options, *, output_format:
         ocr=kreuzberg.OcrConfig(backend="tesseract", language=options.ocr_languages) if ocr else None,
         concurrency=kreuzberg.ConcurrencyConfig(max_threads=1),
         html_options=_HTML,
-        pages=kreuzberg.PageConfig(extract_pages=True, insert_page_markers=True, marker_format=_MARK),
+        pages=kreuzberg.PageConfig(extract_pages=True, insert_page_markers=True, marker_format=_MARK)
+        if paged
+        else None,
         pdf_options=kreuzberg.PdfConfig(passwords=list(options.passwords)) if options.passwords else None,
     )
     try:

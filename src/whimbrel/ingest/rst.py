@@ -76,7 +76,7 @@ class _Converter:
             closing = fence[1] if fence else ""
             stops = (n for n in range(place + 1, len(lines)) if lines[n].strip() == closing)
             after = next(stops, len(lines) - 1) + 1
-            made += lines[place:after] if fence else _fenced("python", lines[place:after], indent)
+            made += lines[place:after] if fence else [*_fenced("python", lines[place:after], indent), ""]
             return after
         if body.endswith("::"):
             block, after = _indented(lines, place + 1, len(indent))
@@ -123,7 +123,7 @@ class _Converter:
         if name in _CODE:
             yield from ["", *_fenced(argument.split(" ")[0], content, ""), ""]
         elif name == "math":
-            yield from ["", "$$", *filter(None, [argument]), *content, "$$", ""]
+            yield from ["", "$$", *filter(None, [argument, *content]), "$$", ""]
         elif name in ("image", "figure"):
             yield from ["", f"![{options.get('alt', '')}]({argument})", "", *self.blocks(content), ""]
         elif name == "list-table":
