@@ -118,7 +118,9 @@ def _by_format(data: bytes, name: str, form: Format, given: _Given, depth: int) 
 
 
 def _nothing_in(extracted: Extracted) -> EmptyFile:
-    if extracted.media_type == "application/pdf" and not reader.ocr_available():
+    if extracted.media_type == "application/pdf" and reader.ocr_available():
+        return EmptyFile("There is no text in the PDF, and none was recognised in scans on its pages.", _EMPTY)
+    if extracted.media_type == "application/pdf":
         message = "There is no text in the PDF: its pages are pictures (scans), or empty."
         return EmptyFile(message, f"To read scanned pages: {reader.OCR_HINT}")
     if extracted.warnings:
