@@ -116,6 +116,7 @@ def test_html_becomes_markdown_with_its_structure() -> None:
 # --- real sites ------------------------------------------------------------------------------------------------------
 
 WORD = re.compile(r"\w+")
+PICTURE = re.compile(r"!\[[^\]]*\]\([^()\s]*(?: \"[^\"]*\")?\)|\[image: [^\]]*\]")
 
 
 class Gold(HTMLParser):
@@ -133,7 +134,9 @@ class Gold(HTMLParser):
         given = dict(attrs)
         inside = tag == self._wanted or (bool(self._role) and given.get("role") == self._role)
         classes = (given.get("class") or "").split()
-        hidden = tag in ("script", "style") or bool({"headerlink", "improve", "header-link"} & set(classes))
+        hidden = tag in ("script", "style") or bool(
+            {"headerlink", "improve", "header-link", "anchor", "section-nav"} & set(classes)
+        )
         if tag not in self.VOID:
             self._open.append((tag, inside, hidden))
 
@@ -162,13 +165,14 @@ class Gold(HTMLParser):
 def test_the_main_content_of_documentation_sites(site: str, tag: str, role: str) -> None:
     """By words, against the element that the site keeps its text in: no more than a fortieth too many or too few."""
     right = wrong = missed = 0
-    for path in sorted((DATA / "sites" / site).rglob("*.html"))[::9]:
+    for path in sorted((DATA / "sites" / site).rglob("*.html"))[::24]:
         page = path.read_text(encoding="utf-8", errors="replace")
         gold = Gold(tag, role)
         gold.feed(page)
         if len(gold.words) < 40 or len(page) > 400_000:
             continue
-        markdown = re.sub(r"\]\([^()\s]*\)", "]", extract(page.encode(), name=path.name).text)
+        made = PICTURE.sub("", extract(page.encode(), name=path.name).text)
+        markdown = re.sub(r"\]\([^()\s]*\)", "]", made)
         found, wanted = Counter(WORD.findall(markdown.lower())), Counter(gold.words)
         right += (found & wanted).total()
         wrong += (found - wanted).total()
@@ -184,7 +188,7 @@ def test_pages_hold_the_words_of_their_documents() -> None:
     import json
 
     lines = (DATA / "ir" / "cacm" / "corpus.jsonl").read_text(encoding="utf-8").splitlines()
-    for one in map(json.loads, lines[::40]):
+    for one in map(json.loads, lines[::80]):
         path = DATA / "ir" / "cacm" / "html" / f"CACM-{int(one['_id']):04}.html"
         if not path.is_file():
             continue
