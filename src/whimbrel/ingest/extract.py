@@ -218,7 +218,8 @@ def _html(data: bytes, media_type: str) -> Extracted:
     charset = _CHARSET.search(data[:4_096])
     text, warnings = decode(data, declared=charset[1].decode("ascii", "replace") if charset else "")
     title = _TITLE.search(text[:200_000])
-    markdown = _markdown(main_part(_TITLE.sub("", text, 1)))
+    body = text[: title.start()] + text[title.end() :] if title else text
+    markdown = _markdown(main_part(body))
     name = _first_heading(markdown) or " ".join(html.unescape(title[1]).split() if title else [])
     return Extracted(markdown, name, media_type, (), tuple(warnings))
 

@@ -5,11 +5,15 @@ from __future__ import annotations
 import html
 import re
 from collections.abc import Iterator, Sequence
+from itertools import islice
 
 from whimbrel.ingest.tags import Edit, Element, Page, plain, scan, weight
 
 _LEAST_SHARE = 0.2
 """Of the page's text without navigation: a part that holds less is not the main one, whatever it is called."""
+_ENOUGH = 400
+"""Characters of text in what a page marks as its main part, to be taken for that without looking at the rest."""
+_MAIN = re.compile(r"<main\b", re.IGNORECASE)
 _AROUND = frozenset({"nav", "footer", "button", "select", "dialog", "menu"})
 _ROLES_AROUND = frozenset(
     ["navigation", "banner", "contentinfo", "search", "menu", "menubar", "dialog", "alertdialog", "toolbar", "tablist"]
@@ -33,7 +37,7 @@ def main_part(text: str) -> str:
 
     All of the page where no part stands out; with the navigation too where there is nothing else.
     """
-    page = scan(text)
+    page = scan(_declared(text))
     start, end = _body(page)
     plainly = _plainly(page)
     around = list(_around(page, start, end, None))
@@ -45,6 +49,16 @@ def main_part(text: str) -> str:
         if weight(found) >= _LEAST_SHARE * weight(whole):
             return found
     return whole
+
+
+def _declared(text: str) -> str:
+    """The one part that is marked as main, if it says enough: what is around it need not be looked at then."""
+    starts = [found.start() for found in islice(_MAIN.finditer(text), 2)]
+    end = text.rfind("</main>")
+    if len(starts) != 1 or end < starts[0]:
+        return text
+    part = text[starts[0] : end + len("</main>")]
+    return part if weight(part) >= _ENOUGH else text
 
 
 def all_of_it(text: str) -> str:
