@@ -11,7 +11,10 @@ from pathlib import Path
 
 from bench.figures import about_the_machine
 
-NAMES = ("ingest", "lexical", "serve", "search", "streaming", "retrieval", "citations", "abstention", "growth")
+NAMES = (
+    *("ingest", "lexical", "serve", "search", "streaming", "formats", "chunking"),
+    *("retrieval", "citations", "abstention", "growth"),
+)
 
 
 def main() -> int:

@@ -13,9 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import whimbrel.models.embedders
-from whimbrel.domain import ChunkSpan, embedded_text
+from whimbrel.domain import ChunkSpan, Space, embedded_text
 from whimbrel.errors import ConfigError
-from whimbrel.ingest.chunk import Chunking, chunk
+from whimbrel.ingest.blocks import Kind, blocks
+from whimbrel.ingest.chunk import Chunking, check_readable, chunk
 from whimbrel.ingest.tokens import load_token_spans
 
 TOKENIZER = Path(whimbrel.models.embedders.__path__[0]) / "assets" / "minilm" / "tokenizer.json"
@@ -305,3 +306,31 @@ def test_an_unknown_key_names_the_nearest() -> None:
     with pytest.raises(ConfigError) as caught:
         Chunking.parse("overlpa=3")
     assert "'overlap'" in caught.value.hint
+
+
+# --- headings that nothing marks -------------------------------------------------------------------------------------
+
+LONG = "What stands under it goes on and on in one line, as text does that was never wrapped by hand or by a program. "
+
+
+@pytest.mark.parametrize("marks", [("=", "=="), ("=", "= ="), ("#", "##")])
+def test_headings_of_articles_are_context(marks: tuple[str, str]) -> None:
+    one, two = marks
+    text = f"{one} Bird {one}\n\n{LONG * 4}\n\n{two} Food {two}\n\n{LONG * 8}\n\n{two} Range {two}\n\n{LONG * 8}\n"
+    contexts = [span.context for span in cut(text, tokens=64, overlap=0)]
+    assert contexts[-1] == "Bird > Range"
+    assert "Bird > Food" in contexts
+
+
+def test_a_short_line_above_a_long_one_is_its_title() -> None:
+    kinds = [block.kind for block in blocks(f"Analysis of the results\n{LONG}\n\nAnother line\nof verse\n")]
+    assert kinds == [Kind.HEADING, Kind.TEXT, Kind.TEXT]
+    for line in ("It ends here.", "lower case first", "As follows:", "| a |"):
+        assert Kind.HEADING not in [block.kind for block in blocks(f"{line}\n{LONG}\n")]
+
+
+def test_a_chunking_that_the_model_cannot_read_is_refused() -> None:
+    space = Space("model", "r1", 3, max_tokens=256)
+    check_readable(Chunking(tokens=256), space)
+    with pytest.raises(ConfigError, match="reads 256 tokens"):
+        check_readable(Chunking(tokens=257), space)

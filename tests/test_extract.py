@@ -237,7 +237,7 @@ def test_archives_are_read_member_by_member() -> None:
     extracted = read(
         zipped({"a.txt": "first", "b/c.md": "second", "d.bin": b"\0\1\2" * 99, "in.zip": inner}), "all.zip"
     )
-    for heading in ("# a.txt\n\nfirst", "# b/c.md\n\nsecond", "# deep.md\n\n# Deep\n\ninner text"):
+    for heading in ("# a.txt\n\nfirst", "# b/c.md\n\nsecond", "# in.zip\n\n## deep.md\n\n### Deep\n\ninner text"):
         assert heading in extracted.text
     assert any(warning.startswith("d.bin: ") for warning in extracted.warnings)
     assert extracted.title == "all"

@@ -27,10 +27,11 @@ from whimbrel.config import Settings, load_settings
 from whimbrel.domain import Answer, AnswerEvent, Job, Mode, SearchResult, ViewKind
 from whimbrel.errors import AlreadyOwned, BadQuery, SpaceMismatch
 from whimbrel.home import Home, host_name
-from whimbrel.ingest.chunk import Chunking
+from whimbrel.ingest.chunk import Chunking, check_readable
 from whimbrel.ingest.extract import Limits as ReadLimits
 from whimbrel.ingest.jobs import Reading
 from whimbrel.ingest.pipeline import Cutting, Guard, recipe_of
+from whimbrel.ingest.reader import Options
 from whimbrel.ingest.workers import ExtractionPool
 from whimbrel.lexicon.language import DEFAULT, language_of, uri_of
 from whimbrel.lexicon.tantivy import TantivyLexicon
@@ -203,6 +204,7 @@ class Whimbrel(Service):
             cutting_of=self._cutting,
             guard=Guard(settings.ingest.gone_guard_share, settings.ingest.gone_guard_min),
             in_flight=4 * settings.ingest.workers,
+            secrets=self.secrets_of,
         )
         return Parts(
             catalog=self.catalog,
@@ -270,6 +272,11 @@ class Whimbrel(Service):
                 space = vectors.space_id(connection, embedder.space, self.settings.embedder)
         return (self.settings.store if kind is ViewKind.STORE else uri_of(language)), space, chunking
 
+    def _checked_chunking(self, spec: str) -> str:
+        chunking = Chunking.parse(spec)
+        check_readable(chunking, self.embedder().space)
+        return chunking.spec
+
     def _chunking(self) -> Chunking:
         return Chunking(tokens=self.settings.chunking.tokens, overlap=self.settings.chunking.overlap)
 
@@ -287,12 +294,15 @@ class Whimbrel(Service):
             assert store.view.space_id is not None
             embedder = self.embedder_for(store.view.space_id)
         ingest = self.settings.ingest
+        chunking = Chunking.parse(spec)
+        check_readable(chunking, embedder.space)
         return Cutting(
             chunking_id=chunking_id,
-            chunking=Chunking.parse(spec),
+            chunking=chunking,
             tokenizer=embedder.tokenizer,
             counter=embedder.space.model,
             limits=ReadLimits(ingest.max_file_bytes, ingest.max_unpacked_bytes),
+            options=Options(ingest.parsed_passwords(), ingest.ocr_languages),
         )
 
     def _recipe(self, connection: Connection, collection: Collection) -> str:

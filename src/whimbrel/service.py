@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import threading
 import time
 from abc import ABC, abstractmethod
@@ -68,6 +69,7 @@ class Service(ABC):
         self.owner: Owner | None = None
         self._spaces: dict[int, Embedder] = {}
         self._spaces_lock = threading.Lock()
+        self._secrets: dict[str, Sequence[str]] = {}
 
     @abstractmethod
     def own(self) -> bool:
@@ -76,6 +78,10 @@ class Service(ABC):
     @abstractmethod
     def run_here(self, job: Job) -> None:
         """Do a job that reads files of this machine, where the owner is on another one; else nothing."""
+
+    @abstractmethod
+    def _checked_chunking(self, spec: str) -> str:
+        """The specification in full. Raises `ConfigError` for one that is wrong, or that the embedder cannot read."""
 
     @abstractmethod
     def _recipe(self, connection: Connection, collection: Collection) -> str:
@@ -94,14 +100,24 @@ class Service(ABC):
         wait: str = "all",
         on_progress: Progress | None = None,
         idempotency_key: str | None = None,
+        passwords: Sequence[str] = (),
+        chunking: str | None = None,
     ) -> dict[str, Any]:
         """Take in files and folders; makes the collection if there is none. Returns counts and the log's position.
 
         `id`: an external id, for a single file. `metadata`: None leaves what documents have. `wait`: until found by
-        words (`lexical`), by all views (`all`), or until the job is done (`job`).
+        words (`lexical`), by all views (`all`), or until the job is done (`job`). `passwords` and `chunking`: see
+        `start_ingest`.
         """
         job = self.start_ingest(
-            paths, collection, id=id, metadata=metadata, allow_gone=allow_gone, idempotency_key=idempotency_key
+            paths,
+            collection,
+            id=id,
+            metadata=metadata,
+            allow_gone=allow_gone,
+            idempotency_key=idempotency_key,
+            passwords=passwords,
+            chunking=chunking,
         )
         return self.finish(job, wait=wait, on_progress=on_progress)
 
@@ -130,15 +146,49 @@ class Service(ABC):
         metadata: Mapping[str, Any] | None = None,
         allow_gone: bool = False,
         idempotency_key: str | None = None,
+        passwords: Sequence[str] = (),
+        chunking: str | None = None,
     ) -> Job:
-        """Enqueue it; the owner of this machine's home does it."""
+        """Enqueue it; the owner of this machine's home does it.
+
+        `passwords` are tried on encrypted PDFs. They stay in this process, which must be the owner for that: raises
+        `Conflict` where another one is. `chunking` (`tokens=256,overlap=32`) is that of a collection that is not there
+        yet; raises `Conflict` for one that is cut otherwise.
+        """
         absolute = _absolute(paths, id)
         args: dict[str, Any] = {"paths": absolute, "allow_gone": allow_gone}
         if id is not None:
             args["id"] = id
         if metadata is not None:
             args["metadata"] = checked_metadata(metadata)
-        return self._enqueue("ingest", collection, args, host=host_name(), idempotency_key=idempotency_key, create=True)
+        if passwords:
+            args["secrets"] = self._keep_secrets(passwords)
+        spec = self._checked_chunking(chunking) if chunking is not None else None
+        return self._enqueue(
+            "ingest",
+            collection,
+            args,
+            host=host_name(),
+            idempotency_key=idempotency_key,
+            create=True,
+            chunking=spec,
+        )
+
+    def _keep_secrets(self, passwords: Sequence[str]) -> str:
+        """A name for them, which may stand in a job's row."""
+        if not self.own():
+            raise Conflict(
+                "Another process owns this home and reads its files; passwords are not handed to it: they would have "
+                "to be stored. Nothing was taken in.",
+                "Start that process with WHIMBREL_INGEST_PASSWORDS set, or stop it and run this command again.",
+            )
+        name = secrets.token_hex(8)
+        self._secrets[name] = tuple(passwords)
+        return name
+
+    def secrets_of(self, name: str) -> Sequence[str]:
+        """What was given to this process under that name: after a restart, nothing."""
+        return self._secrets.get(name, ())
 
     def add(
         self,
@@ -189,9 +239,10 @@ class Service(ABC):
         uploads: Iterable[tuple[Mapping[str, Any], bytes]] = (),
         idempotency_key: str | None = None,
         create: bool = False,
+        chunking: str | None = None,
     ) -> Job:
         with self.catalog.write() as connection:
-            found = self._find(connection, collection, create=create)
+            found = self._find(connection, collection, create=create, chunking=chunking)
             job, _ = jobs.enqueue(
                 connection,
                 kind,
@@ -205,13 +256,37 @@ class Service(ABC):
         self._wake()
         return job
 
-    def _find(self, connection: Connection, name: str, *, create: bool) -> Collection:
+    def _find(self, connection: Connection, name: str, *, create: bool, chunking: str | None = None) -> Collection:
         try:
-            return collections.find(connection, name)
+            found = collections.find(connection, name)
         except CollectionNotFound:
             if not create:
                 raise
-            return collections.create(connection, name)
+            return self._create(connection, name, chunking=chunking)
+        if chunking is not None:
+            self._refuse_other_chunking(connection, found, chunking)
+        return found
+
+    def _create(
+        self, connection: Connection, name: str, *, language: str = AUTO, chunking: str | None = None
+    ) -> Collection:
+        """A chunking of its own stands with the collection's first view: there is none without."""
+        made = collections.create(connection, name, language)
+        if chunking is not None:
+            key = collections.chunking_id(connection, chunking)
+            collections.add_view(connection, made, ViewKind.LEXICON, uri="tantivy:", space_id=None, chunking_id=key)
+        return made
+
+    def _refuse_other_chunking(self, connection: Connection, collection: Collection, wanted: str) -> None:
+        key = collections.collection_chunking(connection, collection.id)
+        spec = collections.chunking_spec(connection, key) if key is not None else ""
+        if spec != wanted:
+            cut = f"is cut by {spec!r}" if spec else "is there already"
+            raise Conflict(
+                f"The collection {collection.name!r} {cut}; a chunking is given when a collection is made. Nothing was "
+                "taken in.",
+                "Leave the chunking out, or ingest into a new collection.",
+            )
 
     def _wake(self) -> None:
         if self.owner is not None:
@@ -247,6 +322,8 @@ class Service(ABC):
             job = self.job(job.id)
             if on_progress is not None:
                 on_progress(job)
+        if job.state is not JobState.WAITING:
+            self._secrets.pop(job.args.get("secrets", ""), None)
         if job.state is JobState.FAILED:
             raise JobFailed.of(job)
         if job.state is JobState.CANCELLED:
@@ -355,11 +432,16 @@ class Service(ABC):
         with self.catalog.read() as connection:
             return collections.find(connection, name)
 
-    def create_collection(self, name: str, *, language: str = AUTO) -> Collection:
-        """`language`: a code such as `de`, or `auto`, found out from the documents; see `whimbrel.lexicon.language`."""
+    def create_collection(self, name: str, *, language: str = AUTO, chunking: str | None = None) -> Collection:
+        """`language`: a code such as `de`, or `auto`, found out from the documents; see `whimbrel.lexicon.language`.
+        `chunking`: how its documents are cut (`tokens=256,overlap=32`), where not as the settings say.
+
+        Raises `ConfigError` for a chunking that the embedder cannot read, `Conflict` where there is one of that name.
+        """
         language = checked(language)
+        spec = self._checked_chunking(chunking) if chunking is not None else None
         with self.catalog.write() as connection:
-            made = collections.create(connection, name, language)
+            made = self._create(connection, name, language=language, chunking=spec)
         self._wake()
         return made
 

@@ -8,7 +8,7 @@ import typer
 
 from whimbrel.cli import out
 from whimbrel.cli.opening import opened
-from whimbrel.cli.options import AsJson
+from whimbrel.cli.options import AsJson, Chunking
 from whimbrel.cli.progress import Progress
 from whimbrel.cli.waiting import finished
 
@@ -38,11 +38,12 @@ def create(
     language: Annotated[
         str, typer.Option(metavar="CODE", help="Of its texts, such as de: stop words and stems. auto: found out.")
     ] = "auto",
+    chunking: Chunking = None,
     as_json: AsJson = False,
 ) -> None:
     """Make an empty collection. `ingest` also makes those that are missing."""
     with opened() as whimbrel:
-        made = whimbrel.create_collection(name, language=language)
+        made = whimbrel.create_collection(name, language=language, chunking=chunking)
     _told(made, as_json, f"Made {made.name!r}.")
 
 

@@ -9,7 +9,7 @@ import typer
 
 from whimbrel.cli import out
 from whimbrel.cli.opening import opened
-from whimbrel.cli.options import AsJson, Collection, parsed
+from whimbrel.cli.options import AsJson, Chunking, Collection, parsed
 from whimbrel.cli.progress import Progress
 from whimbrel.cli.waiting import finished, owned_elsewhere
 from whimbrel.errors import BadInput
@@ -35,6 +35,11 @@ def ingest(
     allow_gone: Annotated[
         bool, typer.Option("--allow-gone", help="Remove vanished documents, however many they are.")
     ] = False,
+    password: Annotated[
+        list[str] | None,
+        typer.Option("--password", metavar="TEXT", help="Of encrypted PDFs; may be given several times."),
+    ] = None,
+    chunking: Chunking = None,
     as_json: AsJson = False,
 ) -> None:
     """Take in files and folders; the collection is made if there is none.
@@ -50,7 +55,15 @@ def ingest(
             _preview(whimbrel, paths, collection, id, metadata, as_json)
             return
         progress = Progress(quiet=as_json)
-        job = whimbrel.start_ingest(paths, collection, id=id, metadata=metadata, allow_gone=allow_gone)
+        job = whimbrel.start_ingest(
+            paths,
+            collection,
+            id=id,
+            metadata=metadata,
+            allow_gone=allow_gone,
+            passwords=password or (),
+            chunking=chunking,
+        )
         result = finished(whimbrel, job, progress, wait=wait)
         embedding = wait == "lexical" and not owned_elsewhere(whimbrel)
     _report(result, as_json)

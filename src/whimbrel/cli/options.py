@@ -10,6 +10,10 @@ import typer
 from whimbrel.errors import WhimbrelError
 
 Collection = Annotated[str, typer.Option("--collection", "-c", metavar="NAME", help="The collection.")]
+Chunking = Annotated[
+    str | None,
+    typer.Option(metavar="SPEC", help="How a new collection is cut: `tokens=256,overlap=32`."),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one line of JSON, and nothing else, to stdout.")]
 
 

@@ -57,6 +57,17 @@ class Ingest(Section):
     max_unpacked_bytes: Size = Field(
         default=1 << 30, ge=1, description="An archive or compressed file that unpacks to more than this is refused."
     )
+    passwords: SecretStr | None = Field(
+        default=None,
+        description="Tried on encrypted PDFs.",
+        json_schema_extra={"expected": "passwords joined by commas; one that has a comma in it: on a line of its own"},
+    )
+    ocr_languages: str = Field(
+        default="all",
+        min_length=1,
+        description="Languages of text in pictures, by Tesseract's names (`eng+deu`); `all` that are installed.",
+        json_schema_extra={"expected": "language codes joined by `+`, or `all`"},
+    )
     workers: int = Field(default=2, ge=1, le=256, description="Processes that extract text from files.")
     timeout_s: float = Field(default=60.0, gt=0, description="Seconds that the extraction of one file may take.")
     memory_bytes: Size = Field(default=2 << 30, ge=64 << 20, description="Memory that one extraction process may use.")
@@ -71,6 +82,12 @@ class Ingest(Section):
         ge=1,
         description="Fewer vanished documents than this are removed without asking, whatever their share.",
     )
+
+    def parsed_passwords(self) -> list[str]:
+        """Each line, and each part between commas: to try one too many does no harm."""
+        lines = (self.passwords.get_secret_value() if self.passwords else "").splitlines()
+        parts = [part.strip() for line in lines for part in line.split(",")]
+        return list(dict.fromkeys(one for one in [*(line.strip() for line in lines), *parts] if one))
 
 
 class Search(Section):

@@ -17,6 +17,10 @@ _SETEXT = re.compile(r" {0,3}(?:=+|-{2,})[ \t]*$")
 _ITEM = re.compile(r"[ \t]*(?:[-*+•]|\d{1,9}[.)])[ \t]")
 _FENCE = re.compile(r"[ \t]*(`{3,}(?=[^`]*$)|~{3,})")
 _FRONT_MATTER = re.compile(r"---[ \t]*\n(?:[^\n]*\n){1,64}?---[ \t]*(?:\n|$)")
+_WIKI = re.compile(r" {0,1}(?P<marks>=(?: ?=){0,5}) ?(?P<name>[^\s=](?:[^\n]*[^\s=])?) ?(?P=marks)[ \t]*$")
+"""`== Name ==`, and `= = Name = =` as collections of articles write it."""
+_LONG_LINE = 100
+_SHORT_LINE = re.compile(r"(?=.{3,80}$)[A-Z0-9][^\n|]*[^\s.!?:;,|]$")
 _RULE = re.compile(r" {0,3}(?:-{3,}|\*{3,}|_{3,}|(?:- ){2,}-|(?:\* ){2,}\*)[ \t]*$")
 
 
@@ -111,6 +115,13 @@ class _Scanner:
             yield from self._close()
             self.fence = fence[1]
             self._open(Kind.CODE, pos, eol)
+        elif first == "=" and (wiki := _WIKI.match(line)):
+            yield from self._close()
+            self.in_list = False
+            yield Block(Kind.HEADING, pos, eol, Strength.SECTION, min(wiki["marks"].count("="), 6))
+        elif self.start < 0 and indent == 0 and self._is_title(line, eol):
+            self.in_list = False
+            yield Block(Kind.HEADING, pos, eol, Strength.SECTION, 6)
         elif first == "|":
             if self.start < 0 or self.kind is not Kind.TABLE:
                 yield from self._close()
@@ -163,6 +174,12 @@ class _Scanner:
             and self.end - self.start <= 200
             and _SETEXT.match(line) is not None
         )
+
+    def _is_title(self, line: str, eol: int) -> bool:
+        """A short line right above one that goes on and on: the title of a paragraph, where nothing marks it as one."""
+        if not 3 <= len(line) <= 80 or _SHORT_LINE.match(line) is None:
+            return False
+        return self.text.find("\n", eol + 1, eol + 1 + _LONG_LINE) < 0 and len(self.text) > eol + _LONG_LINE
 
     def _open(self, kind: Kind, pos: int, eol: int, before: Strength = Strength.BLOCK) -> None:
         self.kind, self.start, self.end, self.before, self.lines = kind, pos, eol, before, 1

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from difflib import get_close_matches
 
-from whimbrel.domain import ChunkSpan
+from whimbrel.domain import ChunkSpan, Space
 from whimbrel.errors import ConfigError
 from whimbrel.ingest.blocks import Block, Kind, Strength, blocks
 from whimbrel.ingest.contexts import Contexts, plain_heading
@@ -55,6 +55,17 @@ class Chunking:
                 raise ConfigError(f"chunking: {part!r} is not {key}=NUMBER.", f"For example: {cls().spec}")
             values[key] = int(value)
         return cls(**values)
+
+
+def check_readable(chunking: Chunking, space: Space) -> None:
+    """Raises `ConfigError` where chunks could be longer than the embedder reads. (`tokens` counts all that it reads: a
+    chunk's context, its text and the special tokens.)"""
+    if chunking.tokens > space.max_tokens:
+        raise ConfigError(
+            f"chunking: tokens={chunking.tokens}, but {space.model} reads {space.max_tokens} tokens at most, "
+            "context and text together. Nothing was written.",
+            f"Choose tokens={space.max_tokens} or less.",
+        )
 
 
 def chunk(

@@ -48,7 +48,7 @@ class Contexts:
 
 
 _MARKS = re.compile(r"!?\[([^\]\[]{0,200})\]\([^()\s]{0,500}\)|<[^<>]{1,100}>|\{#[^{}]{1,100}\}")
-_HASHES = re.compile(r"^\s*#{1,6}\s+|\s+#+\s*$")
+_HASHES = re.compile(r"^\s*#{1,6}\s+|\s+#+\s*$|^\s*=(?: ?=){0,5} ?(?=\S.*=\s*$)|(?<=\S) ?=(?: ?=){0,5}\s*$")
 
 
 def plain_heading(line: str) -> str:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import csv
+import html
 import io
 import os
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 
@@ -21,12 +22,18 @@ from whimbrel.errors import (
     UnreadableFile,
     UnsupportedFormat,
 )
-from whimbrel.ingest import reader
+from whimbrel.ingest import notebook, reader, rst
 from whimbrel.ingest.archives import ARCHIVES, MAX_DEPTH, check_zip, members
 from whimbrel.ingest.blocks import Kind, blocks
 from whimbrel.ingest.contexts import plain_heading
 from whimbrel.ingest.decode import decode
-from whimbrel.ingest.formats import BINARY, Format, format_of
+from whimbrel.ingest.formats import BINARY, OUTLOOK, Format, format_of
+from whimbrel.ingest.mail import DECRYPT_HINT, read_mail
+from whimbrel.ingest.markup import lowered, says_something
+from whimbrel.ingest.page import all_of_it, main_part
+from whimbrel.ingest.reader import NO_OPTIONS, Options
+
+MAX_WARNINGS = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,13 +43,19 @@ class Limits:
     """Of a zip-based file or an archive, nested ones included."""
 
 
-def extract(source: Path | bytes, *, name: str, limits: Limits = Limits()) -> Extracted:
+def extract(source: Path | bytes, *, name: str, limits: Limits = Limits(), options: Options = NO_OPTIONS) -> Extracted:
     """The text of one file as Markdown. `name` says the format where the content does not.
 
     Raises a kind of `ExtractionFailed`, with the reason and what to do.
     """
     data = source if isinstance(source, bytes) else read_file(source, limits)
-    return _extract(data, name, limits, depth=0)
+    return _extract(data, name, _Given(limits, options), depth=0)
+
+
+@dataclass(frozen=True, slots=True)
+class _Given:
+    limits: Limits
+    options: Options
 
 
 def read_file(path: Path, limits: Limits) -> bytes:
@@ -69,33 +82,50 @@ def _too_large(size: int, limits: Limits) -> FileTooLarge:
     return FileTooLarge(message, "Raise `max_file_bytes`, or split the file.")
 
 
-def _extract(data: bytes, name: str, limits: Limits, depth: int) -> Extracted:
-    if len(data) > limits.max_file_bytes:
-        raise _too_large(len(data), limits)
+def _extract(data: bytes, name: str, given: _Given, depth: int) -> Extracted:
+    if len(data) > given.limits.max_file_bytes:
+        raise _too_large(len(data), given.limits)
     if not data.strip(b" \t\r\n\f\v\0"):
         raise EmptyFile("The file is empty." if not data else "There is nothing but blanks in the file.", _EMPTY)
     form = format_of(name, data)
     if data.startswith(b"PK\x03\x04"):
-        check_zip(data, limits.max_unpacked_bytes)
+        check_zip(data, given.limits.max_unpacked_bytes)
+    extracted = _by_format(data, name, form, given, depth)
+    if not says_something(extracted.text):
+        raise _nothing_in(extracted)
+    warnings = [form.warning, *extracted.warnings] if form.warning else extracted.warnings
+    title = extracted.title or PurePath(name).stem
+    return replace(extracted, title=title[:500], warnings=tuple(warnings[:MAX_WARNINGS]))
+
+
+def _by_format(data: bytes, name: str, form: Format, given: _Given, depth: int) -> Extracted:
     media_type = form.media_type
     if media_type == "application/encrypted":
         raise EncryptedFile("The file is protected by a password.", "Save it without one, and ingest it again.")
     if form.language:
-        extracted = _code(data, media_type, form.language)
-    elif media_type in _OWN:
-        extracted = _OWN[media_type](data, media_type)
-    elif media_type in ARCHIVES:
-        extracted = _archive(data, media_type, name, limits, depth)
-    elif not media_type or (media_type in BINARY and not _begins_as(data, form)):
-        extracted = _unknown(data, name, media_type, limits, depth)
-    else:
-        extracted = _read(data, media_type)
-    if not extracted.text.strip():
-        scan = " It may be a scan: reading those needs Tesseract." if media_type == "application/pdf" else ""
-        raise EmptyFile(f"There is no text in the file.{scan}", _EMPTY)
-    warnings = [form.warning, *extracted.warnings] if form.warning else extracted.warnings
-    title = extracted.title or PurePath(name).stem
-    return replace(extracted, title=title[:500], warnings=tuple(warnings))
+        return _code(data, media_type, form.language)
+    if media_type in _OWN:
+        return _OWN[media_type](data, media_type)
+    if media_type in ARCHIVES:
+        return _archive(data, media_type, name, given, depth)
+    if media_type == "message/rfc822":
+        return _mail(data, media_type, given, depth)
+    if media_type == OUTLOOK:
+        return _outlook(data, media_type, given)
+    if not media_type or (media_type in BINARY and not _begins_as(data, form)):
+        return _unknown(data, name, media_type)
+    return _read(data, media_type, given.options)
+
+
+def _nothing_in(extracted: Extracted) -> EmptyFile:
+    if extracted.media_type == "application/pdf" and reader.ocr_available():
+        return EmptyFile("There is no text in the PDF, and none was recognised in scans on its pages.", _EMPTY)
+    if extracted.media_type == "application/pdf":
+        message = "There is no text in the PDF: its pages are pictures (scans), or empty."
+        return EmptyFile(message, f"To read scanned pages: {reader.OCR_HINT}")
+    if extracted.warnings:
+        return EmptyFile(f"There is no text in the file. {extracted.warnings[0]}", _EMPTY)
+    return EmptyFile("There is no text in the file.", _EMPTY)
 
 
 _EMPTY = "Was it saved completely? If it is meant to be empty, nothing needs to be done."
@@ -106,7 +136,7 @@ def _begins_as(data: bytes, form: Format) -> bool:
     return format_of("", data).media_type != "" or b"\0" in data[:4_096] or b"endobj" in data
 
 
-def _unknown(data: bytes, name: str, media_type: str, limits: Limits, depth: int) -> Extracted:
+def _unknown(data: bytes, name: str, media_type: str) -> Extracted:
     """No format is known, or not the one that the name says: text if it reads as text."""
     try:
         extracted = _plain(data, "text/plain")
@@ -130,6 +160,18 @@ def _unknown(data: bytes, name: str, media_type: str, limits: Limits, depth: int
 def _plain(data: bytes, media_type: str) -> Extracted:
     text, warnings = decode(data)
     return Extracted(text, _first_heading(text), media_type, (), tuple(warnings))
+
+
+def _rst(data: bytes, media_type: str) -> Extracted:
+    text, warnings = decode(data)
+    markdown = rst.to_markdown(text)
+    return Extracted(markdown, _first_heading(markdown), media_type, (), tuple(warnings))
+
+
+def _notebook(data: bytes, media_type: str) -> Extracted:
+    text, warnings = decode(data)
+    markdown = notebook.to_markdown(text)
+    return Extracted(markdown, _first_heading(markdown), media_type, (), tuple(warnings))
 
 
 def _code(data: bytes, media_type: str, language: str) -> Extracted:
@@ -167,27 +209,29 @@ def _delimiter(text: str) -> str:
     return max(counts, key=lambda mark: (min(counts[mark], default=0), sum(counts[mark])))
 
 
-_HEAD = re.compile(r"<head\b[^>]*>.*?</head\s*>", re.IGNORECASE | re.DOTALL)
 _TITLE = re.compile(r"<title\b[^>]*>(.*?)</title\s*>", re.IGNORECASE | re.DOTALL)
 _CHARSET = re.compile(rb"charset\s*=\s*[\"']?\s*([\w.:-]{2,40})", re.IGNORECASE)
 
 
 def _html(data: bytes, media_type: str) -> Extracted:
-    """Without its head, which would come out as a block of text before the page's own."""
-    import html
-
+    """A page's main part, without its navigation."""
     charset = _CHARSET.search(data[:4_096])
     text, warnings = decode(data, declared=charset[1].decode("ascii", "replace") if charset else "")
     title = _TITLE.search(text[:200_000])
-    head = _HEAD.search(text)
-    body = text[: head.start()] + text[head.end() :] if head and head.start() < 10_000 else text
-    extracted = _read(body.encode(), media_type)
-    name = _first_heading(extracted.text) or " ".join(html.unescape(title[1]).split() if title else [])
-    return replace(extracted, title=name, warnings=(*warnings, *extracted.warnings))
+    body = text[: title.start()] + text[title.end() :] if title else text
+    markdown = _markdown(main_part(body))
+    name = _first_heading(markdown) or " ".join(html.unescape(title[1]).split() if title else [])
+    return Extracted(markdown, name, media_type, (), tuple(warnings))
+
+
+def _markdown(body: str) -> str:
+    return reader.read(f"<html><body>{body}</body></html>".encode(), "text/html").text.lstrip("\n")
 
 
 _OWN = {
-    **dict.fromkeys(("text/plain", "text/markdown", "text/x-rst", "text/x-org", "text/asciidoc"), _plain),
+    **dict.fromkeys(("text/plain", "text/markdown", "text/asciidoc"), _plain),
+    "text/x-rst": _rst,
+    "application/x-ipynb+json": _notebook,
     "text/csv": _table,
     "text/tab-separated-values": _table,
     "text/html": _html,
@@ -197,8 +241,8 @@ _OWN = {
 # --- the rest --------------------------------------------------------------------------------------------------------
 
 
-def _read(data: bytes, media_type: str) -> Extracted:
-    reading = reader.read(data, media_type)
+def _read(data: bytes, media_type: str, options: Options) -> Extracted:
+    reading = reader.read(data, media_type, options)
     warnings = reading.warnings
     text = reading.text.replace("\r\n", "\n").replace("\r", "\n").replace("\0", "")
     if not text.strip() and media_type not in BINARY:
@@ -207,25 +251,62 @@ def _read(data: bytes, media_type: str) -> Extracted:
     return Extracted(text, _first_heading(text) or reading.title, media_type, reading.pages, warnings)
 
 
-def _archive(data: bytes, media_type: str, name: str, limits: Limits, depth: int) -> Extracted:
+# --- files in files --------------------------------------------------------------------------------------------------
+
+
+def _archive(data: bytes, media_type: str, name: str, given: _Given, depth: int) -> Extracted:
     """The members that can be read, each under its name; what cannot is a warning."""
     if depth >= MAX_DEPTH:
         raise FileTooLarge(f"Archives are nested more than {MAX_DEPTH} deep.", "Unpack the outer ones.")
+    found = members(data, media_type, PurePath(name).name, given.limits.max_unpacked_bytes)
+    texts, warnings = _within(found, given, depth, "#")
+    if not texts and warnings:
+        raise EmptyFile(f"Nothing in the archive could be read. {warnings[0]}", "Unpack it, and look at what is in it.")
+    return Extracted("\n".join(texts), PurePath(name).stem, media_type, (), tuple(warnings))
+
+
+def _mail(data: bytes, media_type: str, given: _Given, depth: int) -> Extracted:
+    """A message with its attachments, each under a heading; what of them cannot be read is a warning."""
+    mail = read_mail(data, lambda page: _markdown(all_of_it(page)))
+    if depth >= MAX_DEPTH:
+        left = [f"{name}: messages are nested more than {MAX_DEPTH} deep; not read" for name, _ in mail.attachments]
+        return Extracted(mail.text, mail.subject, media_type, (), tuple(left))
+    texts, warnings = _within(mail.attachments, given, depth, "##")
+    return Extracted("\n".join([mail.text, *texts]), mail.subject, media_type, (), tuple(warnings))
+
+
+def _outlook(data: bytes, media_type: str, given: _Given) -> Extracted:
+    message = reader.read_message(data, media_type, given.options)
+    if any(name.lower().endswith((".p7m", ".pgp-encrypted")) for name, _ in message.attachments):
+        raise EncryptedFile("The message is encrypted.", DECRYPT_HINT)
+    lines = [f"**{name}:** {value}" for name, value in message.headers if value]
+    parts = [f"# {message.subject}" if message.subject else "", "  \n".join(lines), message.body.strip()]
+    read = [(name, text.strip()) for name, text in message.attachments if says_something(text)]
+    parts += [f"## {name}\n\n{lowered(lowered(text))}" for name, text in read]
+    missing = [name for name, text in message.attachments if not says_something(text)]
+    warnings = [f"{name}: nothing in it could be read" for name in missing]
+    text = "\n\n".join(filter(None, parts)) + "\n"
+    return Extracted(text, message.subject, media_type, (), tuple(warnings))
+
+
+def _within(files: Iterable[tuple[str, bytes]], given: _Given, depth: int, level: str) -> tuple[list[str], list[str]]:
+    """(texts, warnings) of files in a file. Their headings go below the one that each gets."""
     texts: list[str] = []
     warnings: list[str] = []
-    for member, content in members(data, media_type, PurePath(name).name, limits.max_unpacked_bytes):
+    for name, content in files:
         try:
-            inner = _extract(content, member, limits, depth + 1)
+            inner = _extract(content, name, given, depth + 1)
         except FileTooLarge:
             raise
         except ExtractionFailed as error:
-            warnings.append(f"{member}: {error.message}")
+            warnings.append(f"{name}: {error.message}")
             continue
-        texts.append(f"# {member}\n\n{inner.text.strip()}\n")
-        warnings += [f"{member}: {warning}" for warning in inner.warnings]
-    if not texts and warnings:
-        raise EmptyFile(f"Nothing in the archive could be read. {warnings[0]}", "Unpack it, and look at what is in it.")
-    return Extracted("\n".join(texts), PurePath(name).stem, media_type, (), tuple(warnings[:100]))
+        text = inner.text.strip()
+        for _ in level:
+            text = lowered(text)
+        texts.append(f"{level} {name}\n\n{text}\n")
+        warnings += [f"{name}: {warning}" for warning in inner.warnings]
+    return texts, warnings
 
 
 _FRONT_TITLE = re.compile(r"\A---\n(?:[^\n]*\n){0,40}?title:[ \t]*[\"']?([^\n]+?)[\"']?[ \t]*\n(?:[^\n]*\n){0,60}?---")

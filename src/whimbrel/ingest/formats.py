@@ -13,11 +13,12 @@ OFFICE = {
     "xlsx": "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet",
     "pptx": "application/vnd.openxmlformats-officedocument.presentationml.presentation",
 }
+OUTLOOK = "application/vnd.ms-outlook"
 _OLE = {
     "doc": "application/msword",
     "xls": "application/vnd.ms-excel",
     "ppt": "application/vnd.ms-powerpoint",
-    "msg": "application/vnd.ms-outlook",
+    "msg": OUTLOOK,
 }
 _OLE_FILE = "application/x-ole-storage"
 _TEXT = {

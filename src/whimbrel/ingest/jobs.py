@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from whimbrel.catalog import collections, jobs
@@ -19,6 +19,10 @@ from whimbrel.owner.runner import JobContext
 UPLOADS_AT_ONCE = 256
 
 
+def _no_secrets(name: str) -> Sequence[str]:
+    return ()
+
+
 @dataclass(frozen=True, slots=True)
 class Reading:
     """What reading documents needs; wired by `whimbrel.app`."""
@@ -28,6 +32,8 @@ class Reading:
     """How a collection's documents are cut."""
     guard: Guard
     in_flight: int
+    secrets: Callable[[str], Sequence[str]] = _no_secrets
+    """The passwords that were given to this process for a job: its row holds no more than a name for them."""
 
     async def ingest(self, context: JobContext) -> Mapping[str, Any]:
         """Handler of `ingest` jobs. After a crash it walks again: what is done is unchanged, and costs a `stat`."""
@@ -89,10 +95,14 @@ class Reading:
             raise CollectionNotFound(
                 f"The collection {context.job.collection!r} has been deleted meanwhile.", "Nothing was written."
             )
+        cutting = self.cutting_of(collection)
+        if passwords := self.secrets(context.job.args.get("secrets", "")):
+            options = replace(cutting.options, passwords=[*passwords, *cutting.options.passwords])
+            cutting = replace(cutting, options=options)
         return Ingest(
             context.catalog,
             collection_id,
-            cutting=self.cutting_of(collection),
+            cutting=cutting,
             pool=self.pool(),
             guard=self.guard,
             fence=context.fence,

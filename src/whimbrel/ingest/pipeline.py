@@ -29,9 +29,10 @@ from whimbrel.errors import SuspiciousChange, WhimbrelError
 from whimbrel.ingest.chunk import Chunking
 from whimbrel.ingest.discover import Found, discover
 from whimbrel.ingest.extract import Limits
+from whimbrel.ingest.reader import NO_OPTIONS, Options
 from whimbrel.ingest.workers import ExtractionPool, Processed, Request
 
-EXTRACTOR = "1"
+EXTRACTOR = "2"
 """Raised when extraction or cutting changes what it makes of the same bytes: documents are then read again."""
 
 BATCH_DOCUMENTS = 512
@@ -158,6 +159,7 @@ class Cutting:
     counter: str
     """Names that tokenizer; part of what makes an unchanged file be read again."""
     limits: Limits
+    options: Options = NO_OPTIONS
 
 
 def recipe_of(chunking: str, counter: str) -> str:
@@ -343,6 +345,7 @@ class Ingest:
             tokenizer=self.cutting.tokenizer,
             chunking=self.cutting.chunking,
             limits=self.cutting.limits,
+            options=self.cutting.options,
             known_hash=known.content_hash if same and known is not None else "",
         )
 

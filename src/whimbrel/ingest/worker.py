@@ -22,6 +22,7 @@ from whimbrel.domain import Extracted
 from whimbrel.errors import CorruptFile, ExtractionTimeout, WhimbrelError
 from whimbrel.ingest.chunk import Chunking, chunk
 from whimbrel.ingest.extract import Limits, extract, read_file
+from whimbrel.ingest.reader import Options
 from whimbrel.ingest.tokens import TokenSpans, load_token_spans
 from whimbrel.ingest.wire import frame, pack_error, pack_spans, read_frame
 
@@ -67,7 +68,7 @@ def _process(request: dict[str, Any], body: bytes) -> tuple[dict[str, Any], byte
     if request["is_text"]:
         extracted, title = Extracted(data.decode("utf-8")), request["name"]
     else:
-        extracted = extract(data, name=request["name"], limits=limits)
+        extracted = extract(data, name=request["name"], limits=limits, options=Options(**request["options"]))
         title = "" if extracted.title == PurePath(request["name"]).stem else extracted.title
     del data, body
     chunking = Chunking.parse(request["chunking"])

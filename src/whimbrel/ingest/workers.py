@@ -16,6 +16,7 @@ from whimbrel.domain import ChunkSpan
 from whimbrel.errors import Busy, CorruptFile, ExtractionTimeout
 from whimbrel.ingest.chunk import Chunking
 from whimbrel.ingest.extract import Limits
+from whimbrel.ingest.reader import NO_OPTIONS, Options
 from whimbrel.ingest.wire import HEADER, frame, unpack_error, unpack_spans
 
 
@@ -31,6 +32,7 @@ class Request:
     """The `tokenizer.json` of the embedder that counts the tokens."""
     chunking: Chunking = field(default_factory=Chunking)
     limits: Limits = field(default_factory=Limits)
+    options: Options = NO_OPTIONS
     known_hash: str = ""
     """If the content has this SHA-256, it is not read any further: see `Processed.unchanged`."""
 
@@ -202,6 +204,7 @@ class _Worker:
             "tokenizer": str(request.tokenizer),
             "chunking": request.chunking.spec,
             "limits": asdict(request.limits),
+            "options": asdict(request.options),
             "known_hash": request.known_hash,
         }
         assert self._process.stdin
