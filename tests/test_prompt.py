@@ -140,3 +140,8 @@ async def test_the_estimate_is_rather_too_high() -> None:
         real = embedder.count_tokens(text) - 2
         assert 0.9 * real <= estimated_tokens(text) <= 1.8 * real
     await embedder.close()
+
+
+def test_a_passages_own_footnotes_are_not_markers_to_copy() -> None:
+    prompt = answer_prompt("Why?", [hit("Terns migrate [3], as others do [1, 2].")], [], max_tokens=100)
+    assert "Terns migrate (3), as others do (1, 2)." in str(prompt)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from html import escape
 
 from whimbrel.answer.budget import estimated_tokens, fitting, shortened
+from whimbrel.answer.markers import shielded
 from whimbrel.catalog.conversations import Turn
 from whimbrel.domain import Hit
 from whimbrel.models.generators.base import Prompt
@@ -94,7 +95,7 @@ _MARKERS = re.compile(r"\s?\[\d{1,3}(?:\s*[,–-]\s*\d{1,3})*\]")
 def _passage(number: int, hit: Hit) -> str:
     about = {"number": str(number), "title": hit.title, "uri": hit.uri, "page": str(hit.page or "")}
     attributes = "".join(f' {name}="{escape(_line(value))}"' for name, value in about.items() if value)
-    return f"<passage{attributes}>\n{data(hit.text)}\n</passage>"
+    return f"<passage{attributes}>\n{data(shielded(hit.text))}\n</passage>"
 
 
 def _line(text: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Annotated, Literal
 
@@ -11,6 +10,7 @@ import typer
 from whimbrel.cli import out
 from whimbrel.cli.opening import opened
 from whimbrel.cli.options import AsJson
+from whimbrel.cli.searching import shapes
 
 app = typer.Typer(
     name="conversations", help="Look at conversations, rate their answers, delete them.", no_args_is_help=True
@@ -31,7 +31,7 @@ def list_(
     with opened() as whimbrel:
         found = whimbrel.conversations(collection, limit=limit)
     if as_json:
-        out.data({"conversations": [asdict(one) for one in found]})
+        out.data({"conversations": [shapes().conversation(one) for one in found]})
         return
     out.table(
         ["conversation", "collection", "turns", "used", "first question"],
@@ -45,7 +45,7 @@ def show(conversation: Id, as_json: AsJson = False) -> None:
     with opened() as whimbrel:
         found, turns = whimbrel.conversation(conversation)
     if as_json:
-        out.data({**asdict(found), "turns": [asdict(turn) for turn in turns]})
+        out.data({**shapes().conversation(found), "turns": [shapes().turn(turn) for turn in turns]})
         return
     for turn in turns:
         out.styled(out.bold(turn.asked))
