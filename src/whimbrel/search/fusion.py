@@ -8,7 +8,7 @@
 
 `g = (n / 5) ** 0.75` for a query of n > 5 words that are searched for, else 1. The more words a question has, the
 smaller the share of them that any passage holds: without g, long questions would be answered by meaning alone.
-`docs/decisions/0010` has the evidence.
+`docs/decisions/0007` has the evidence.
 
 Nothing in them depends on the other hits of the query. Ties break by chunk id.
 """
