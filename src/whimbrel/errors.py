@@ -6,7 +6,9 @@ Document text and secrets never go into either.
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Sequence
+from pathlib import Path
 from typing import ClassVar
 
 
@@ -375,3 +377,22 @@ class SlowAnswer(Busy):
 
 class InternalError(WhimbrelError):
     """Something that nobody expected: a defect. The log has the place."""
+
+
+# --- errors of others ------------------------------------------------------------------------------------------------
+
+
+def place(error: BaseException) -> str:
+    """The type of an error and where it was raised; not its message, which may quote a document."""
+    frames = "".join(traceback.format_tb(error.__traceback__)).rstrip()
+    return f"{_type(error)}\n{frames}"
+
+
+def spot(error: BaseException) -> str:
+    """As `place`, in one line: the type, and the file and line where it was raised."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return f"{_type(error)} at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else _type(error)
+
+
+def _type(error: BaseException) -> str:
+    return f"{type(error).__module__}.{type(error).__qualname__}"

@@ -13,12 +13,12 @@ import re
 import secrets
 import sys
 import time
-import traceback
 from collections.abc import Callable
 from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
 from whimbrel.config.settings import Log
+from whimbrel.errors import place
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -107,12 +107,6 @@ class RequestLog:
 def route(scope: Scope) -> str:
     """The route's own path: the one asked for may hold ids and URIs."""
     return getattr(scope.get("route"), "path", None) or "(no route)"
-
-
-def place(error: BaseException) -> str:
-    """The type of an error and where it was raised; not its message."""
-    frames = "".join(traceback.format_tb(error.__traceback__)).rstrip()
-    return f"{type(error).__module__}.{type(error).__qualname__}\n{frames}"
 
 
 class _Text(logging.Formatter):

@@ -15,10 +15,9 @@ from fastapi import Request
 from whimbrel.catalog import collections, figures
 from whimbrel.catalog.collections import Collection, ViewRow
 from whimbrel.domain import Answer, EmbedKind, ViewKind
-from whimbrel.errors import WhimbrelError
+from whimbrel.errors import WhimbrelError, place
 from whimbrel.server.cached import Cached
 from whimbrel.server.health import Health
-from whimbrel.server.logs import place
 from whimbrel.server.metrics import HomeFigures, Metrics
 from whimbrel.server.providers import Provider
 
