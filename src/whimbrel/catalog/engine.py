@@ -82,9 +82,18 @@ class Catalog:
 
     @contextmanager
     def bare(self) -> Iterator[Connection]:
-        """A connection outside of any transaction, for VACUUM, checkpoints and the like."""
-        with _translated(self), self._writers.connect() as connection:
-            yield connection.execution_options(isolation_level="AUTOCOMMIT")
+        """A connection outside of any transaction, for VACUUM, checkpoints and the like.
+
+        On SQLite it is one of its own, closed at the end: what takes minutes there keeps nobody in this process from
+        the one connection that writes, and what is set on it (a smaller cache) ends with it.
+        """
+        engine = _sqlite_engine(self.url, READ_CACHE_KIB, 1) if self.is_sqlite else self._writers
+        try:
+            with _translated(self), engine.connect() as connection:
+                yield connection.execution_options(isolation_level="AUTOCOMMIT")
+        finally:
+            if self.is_sqlite:
+                engine.dispose()
 
     def ping(self) -> None:
         with self.read() as connection:

@@ -15,7 +15,7 @@ from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
 
 from whimbrel.catalog import tables as t
-from whimbrel.catalog.engine import READ_CACHE_KIB, Catalog
+from whimbrel.catalog.engine import Catalog
 
 _HOLDING_TEXT = (
     *(t.documents, t.segments, t.chunks, t.texts, t.vectors, t.changes, t.uploads, t.jobs),
@@ -58,21 +58,14 @@ def scrub(catalog: Catalog, *, patience_s: float = 30.0) -> ScrubReport:
 def _scrub_sqlite(catalog: Catalog, deadline: float) -> list[str]:
     # VACUUM makes a copy as large as the catalog: in a file, and with a small cache (with the writer's, a catalog of
     # 270 MB took 330 MB of memory; so it takes 55 MB). The checkpoint must not wait as long as the busy timeout.
-    names = ("temp_store", "cache_size", "busy_timeout")
     with catalog.bare() as connection:
-        before = {name: connection.execute(text(f"PRAGMA {name}")).scalar_one() for name in names}
-        try:
-            connection.execute(text("PRAGMA temp_store = FILE"))
-            connection.execute(text(f"PRAGMA cache_size = -{READ_CACHE_KIB}"))
-            connection.execute(text("VACUUM"))
-            connection.execute(text("PRAGMA busy_timeout = 500"))
-            while connection.execute(text("PRAGMA wal_checkpoint(TRUNCATE)")).one()[0]:
-                if time.monotonic() > deadline:
-                    return ["A process is still reading from before the deletion; the write-ahead log holds old pages."]
-                time.sleep(0.1)
-        finally:
-            for name, value in before.items():
-                connection.execute(text(f"PRAGMA {name} = {value}"))
+        connection.execute(text("PRAGMA temp_store = FILE"))
+        connection.execute(text("VACUUM"))
+        connection.execute(text("PRAGMA busy_timeout = 500"))
+        while connection.execute(text("PRAGMA wal_checkpoint(TRUNCATE)")).one()[0]:
+            if time.monotonic() > deadline:
+                return ["A process is still reading from before the deletion; the write-ahead log holds old pages."]
+            time.sleep(0.1)
     return []
 
 
