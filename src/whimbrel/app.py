@@ -41,14 +41,14 @@ from whimbrel.owner import lock
 from whimbrel.owner.erase import Eraser
 from whimbrel.owner.languages import first_language
 from whimbrel.owner.owner import Owner, Parts
-from whimbrel.owner.runner import READING, JobContext, run
+from whimbrel.owner.runner import JobContext, run
 from whimbrel.owner.targets import LexiconTarget, StoreTarget, Target
 from whimbrel.owner.tasks import delete_collection, drop_view, rebuild_view, verify_view
 from whimbrel.search.engine import Limits, SearchEngine, SearchRequest
 from whimbrel.search.readers import Readers
 from whimbrel.service import Service
 from whimbrel.stores.base import Store
-from whimbrel.stores.resolve import open_store
+from whimbrel.stores.resolve import open_store, parse_uri
 
 T = TypeVar("T")
 
@@ -66,6 +66,7 @@ class Whimbrel(Service):
         """
         path = Path(home).expanduser() if home is not None else None
         self.settings = settings or load_settings(home=path, overrides=overrides)
+        parse_uri(self.settings.store)  # before it is written into a collection's first view
         self.home = Home(self.settings.home)
         self.home.prepare()
         catalog = Catalog(self.settings.catalog)
@@ -167,7 +168,7 @@ class Whimbrel(Service):
 
     def run_here(self, job: Job) -> None:
         lease = self.owner_lease()
-        if lease is None or lease.info.get("host") == host_name() or job.kind not in READING:
+        if lease is None or lease.info.get("host") == host_name() or job.kind not in jobs.READING:
             return
         with self.catalog.write() as connection:
             claimed = jobs.claim(connection, [job.kind], host_name(), job.id)
@@ -185,9 +186,7 @@ class Whimbrel(Service):
 
     def owner_lease(self) -> leases.Lease | None:
         """The lease of the owner, whoever that is; None if there is none alive."""
-        with self.catalog.read() as connection:
-            lease = leases.read(connection, lock.LEASE)
-        return lease if lease is not None and lease.alive else None
+        return lock.lease_of(self.home, self.catalog)
 
     def _views_are_here(self) -> bool:
         """Whether the views' files lie in this home: on Postgres the owner may be another home, with its own."""
@@ -261,6 +260,7 @@ class Whimbrel(Service):
         language = first_language(self.catalog, collection) if kind is ViewKind.LEXICON else DEFAULT
         if language is None:
             return None
+        parse_uri(self.settings.store)
         spec = self._chunking().spec
         embedder = self.embedder() if kind is ViewKind.STORE else None
         with self.catalog.write() as connection:

@@ -569,7 +569,9 @@ class Service(ABC):
     def status(self) -> dict[str, Any]:
         """Collections, documents by state, views with their lag, jobs that are not done."""
         with self.catalog.read() as connection:
-            return listing.status(connection, self.settings, str(self.home.path))
+            found = listing.status(connection, self.settings, str(self.home.path))
+        owner = lock.lease_of(self.home, self.catalog)
+        return {**found, "owner": {"holder": owner.holder, **owner.info} if owner is not None else None}
 
 
 class JobFailed(WhimbrelError):

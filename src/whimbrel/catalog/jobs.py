@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import secrets
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, delete, func, or_, select, update
+from sqlalchemy import ColumnElement, Connection, and_, bindparam, delete, exists, func, or_, select, update
 
 from whimbrel.catalog import tables as t
 from whimbrel.catalog.engine import AnyRow, now, take_keys
@@ -20,6 +20,11 @@ MAX_ATTEMPTS = 5
 UPLOAD_BYTES = 32 << 20
 """How much of a job's contents is in memory at once, unless a single one is larger."""
 ACTIVE = (JobState.QUEUED, JobState.RUNNING, JobState.WAITING)
+READING = ("ingest", "add")
+"""Kinds that read documents."""
+PERSISTENT = ("purge", "drop_view", "delete_collection")
+"""Kinds that are tried until they succeed, and cannot be cancelled: what they are about is out of sight already, and
+cannot be asked for again."""
 
 
 def enqueue(
@@ -129,7 +134,10 @@ def due(connection: Connection, kinds: Sequence[str], host: str) -> bool:
 def claim(
     connection: Connection, kinds: Sequence[str], host: str, job_id: str | None = None
 ) -> tuple[Job, dict[str, Any]] | None:
-    """The oldest job that is due (or that one), now running; with its cursor. An attempt is counted."""
+    """The oldest job that is due (or that one), now running; with its cursor. An attempt is counted.
+
+    One at a time: two calls at once may each take a job where one was to wait for the other.
+    """
     query = _due(kinds, host)
     if job_id is not None:
         query = query.where(t.jobs.c.id == job_id)
@@ -148,22 +156,46 @@ def _due(kinds: Sequence[str], host: str) -> Any:
             columns.state.in_((JobState.QUEUED, JobState.WAITING)),
             columns.not_before <= now(),
             columns.kind.in_(kinds),
-            or_(columns.host == "", columns.host == host),
+            columns.host.in_(("", host)),
+            ~_must_wait(host),
         )
         .order_by(columns.created_at, columns.id)
         .limit(1)
     )
 
 
-def reclaim(connection: Connection, persistent: Sequence[str] = ()) -> list[Job]:
+def _must_wait(host: str) -> ColumnElement[bool]:
+    """A collection's documents are read in the order in which that was asked for: `add` jobs one after another, and
+    `ingest` jobs. The two may go side by side, since they are about other documents; unless an `ingest` gives its file
+    an id of the user's, which an `add` may have too.
+    """
+    job, other = t.jobs.c, t.jobs.alias("other")
+    before = or_(other.c.created_at < job.created_at, and_(other.c.created_at == job.created_at, other.c.id < job.id))
+    queued = and_(other.c.state.in_((JobState.QUEUED, JobState.WAITING)), other.c.not_before <= now(), before)
+    named = or_(other.c.args["id"].as_string().is_not(None), job.args["id"].as_string().is_not(None))
+    return exists().where(
+        job.kind.in_(READING),
+        other.c.kind.in_(READING),
+        other.c.collection_id == job.collection_id,
+        other.c.id != job.id,
+        other.c.host.in_(("", host)),
+        or_(other.c.state == JobState.RUNNING, queued),
+        or_(other.c.kind == job.kind, named),
+    )
+
+
+def reclaim(connection: Connection, *, host: str | None = None, besides: Collection[str] = ()) -> list[Job]:
     """A new owner takes over what its dead predecessor was running: back to the queue, from the cursor.
 
     A job that has been begun `MAX_ATTEMPTS` times without progress is given up, and says so; unless its kind is
-    `persistent`.
+    persistent. With `host`, only what processes of that machine run; `besides`: jobs that are in good hands.
     """
-    rows = connection.execute(select(t.jobs).where(t.jobs.c.state == JobState.RUNNING)).all()
+    query = select(t.jobs).where(t.jobs.c.state == JobState.RUNNING)
+    if host is not None:
+        query = query.where(t.jobs.c.host.in_(("", host)))
+    rows = [row for row in connection.execute(query) if row.id not in besides]
     for row in rows:
-        if row.attempts >= MAX_ATTEMPTS and row.kind not in persistent:
+        if row.attempts >= MAX_ATTEMPTS and row.kind not in PERSISTENT:
             fail(
                 connection,
                 row.id,
@@ -172,6 +204,16 @@ def reclaim(connection: Connection, persistent: Sequence[str] = ()) -> list[Job]
             )
         else:
             _set(connection, row.id, state=JobState.QUEUED)
+    return [_job(row) for row in rows]
+
+
+def revive(connection: Connection) -> list[Job]:
+    """Purges and deletions that have failed or were cancelled go on: what they are about is hidden, not gone."""
+    columns = t.jobs.c
+    lost = columns.kind.in_(("purge", "delete_collection")) & columns.state.in_((JobState.FAILED, JobState.CANCELLED))
+    rows = connection.execute(select(t.jobs).where(lost)).all()
+    for row in rows:
+        _set(connection, row.id, state=JobState.QUEUED, cancel_requested=False, not_before=0.0, attempts=0)
     return [_job(row) for row in rows]
 
 
@@ -218,16 +260,38 @@ def wait(connection: Connection, job_id: str, until: float, cursor: Mapping[str,
     )
 
 
+def requeue(connection: Connection, job_id: str, until: float, cursor: Mapping[str, Any], **progress: Any) -> None:
+    """Back into the queue until a time: what the job waits for comes soon, and who waits for the job goes on to."""
+    _set(
+        connection,
+        job_id,
+        state=JobState.QUEUED,
+        not_before=until,
+        cursor=dict(cursor),
+        progress=progress,
+        attempts=0,
+    )
+
+
 def retry(connection: Connection, job_id: str, until: float, error: str, hint: str) -> None:
     """Back into the queue, not before a time; the error stays visible meanwhile."""
     _set(connection, job_id, state=JobState.QUEUED, not_before=until, error=error, hint=hint)
 
 
 def cancel(connection: Connection, job_id: str) -> Job:
-    """A waiting job is cancelled at once; a running one stops at its next step. What it has done stays."""
+    """A waiting job is cancelled at once; a running one stops at its next step. What it has done stays.
+
+    Raises `Conflict` for a job that has ended, and for the kinds that are `PERSISTENT`.
+    """
     job = get(connection, job_id)
     if job.state not in ACTIVE:
         raise Conflict(f"Job {job_id} is {job.state} already.", "Nothing was changed.")
+    if job.kind in PERSISTENT:
+        raise Conflict(
+            f"Job {job_id} ({job.kind}) cannot be cancelled: what it removes is hidden already, and would stay on the "
+            "disk for good. Nothing was changed.",
+            "Let it end: `whimbrel jobs show` says what it waits for.",
+        )
     if job.state is JobState.RUNNING:
         _set(connection, job_id, cancel_requested=True)
     else:

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import threading
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from whimbrel.cli import out
 from whimbrel.cli.opening import log_to_stderr, settings
-from whimbrel.errors import AlreadyOwned, OperatorError
+from whimbrel.errors import AlreadyOwned, Fenced, WhimbrelError
+
+if TYPE_CHECKING:
+    from whimbrel.app import Whimbrel
+
+logger = logging.getLogger("whimbrel.owner")
 
 LOOK_S = 1.0
+AGAIN_S = 2.0
+"""Between two tries to own the home while the catalog does not answer."""
 
 
 def serve(
@@ -44,11 +52,32 @@ def owner() -> None:
             raise _already_owned(whimbrel.owner_lease())
         out.note(f"Process {os.getpid()} owns {found.home}. Ctrl-C stops it.")
         while not stop.wait(LOOK_S):
-            running = whimbrel.owner
-            if running is None or not running.running:
-                failed = running.failed if running is not None else None
-                raise failed or OperatorError("The owner has stopped by itself.", "Its log says why; start it again.")
+            if whimbrel.owner is None or not whimbrel.owner.running:
+                _own_again(whimbrel, stop)
         out.note("Stopping: the batch at hand is finished first.")
+
+
+def _own_again(whimbrel: Whimbrel, stop: threading.Event) -> None:
+    """After the owner has ended by itself: its catalog was out for too long, its disk full. Raises `Fenced` and
+    `AlreadyOwned` where another process has taken over."""
+    said = ""
+    while not stop.is_set():
+        failed = whimbrel.owner.failed if whimbrel.owner is not None else None
+        if isinstance(failed, Fenced):
+            raise failed
+        try:
+            if not whimbrel.own():
+                raise _already_owned(whimbrel.owner_lease())
+        except AlreadyOwned:
+            raise
+        except WhimbrelError as error:
+            if error.message != said:
+                logger.warning("the home cannot be owned now: %s %s", error.message, error.hint)
+            said = error.message
+            stop.wait(AGAIN_S)
+        else:
+            logger.info("this process owns the home again")
+            return
 
 
 def _already_owned(lease: Any) -> AlreadyOwned:

@@ -15,7 +15,7 @@ from typing import Any
 
 from sqlalchemy import Connection, delete, select
 
-from whimbrel.catalog import collections, conversations, documents, erase, jobs, log, vectors
+from whimbrel.catalog import collections, conversations, documents, jobs, log, vectors
 from whimbrel.catalog import tables as t
 from whimbrel.catalog.collections import Collection
 from whimbrel.catalog.engine import now
@@ -23,7 +23,11 @@ from whimbrel.domain import Job, ViewState
 from whimbrel.errors import Busy, Conflict
 from whimbrel.owner.follower import Follower
 from whimbrel.owner.owner import Owner
-from whimbrel.owner.runner import READING, JobContext, PutAway
+from whimbrel.owner.runner import JobContext, PutAway
+from whimbrel.owner.scrubs import Scrubs
+
+VIEWS_WAIT_S = 2.0
+VIEW_BUSY_S = 10.0
 
 
 def request_purge(connection: Connection, collection: Collection, keys: Sequence[int]) -> Job:
@@ -52,13 +56,15 @@ class Eraser:
 
     def __init__(self, grace_s: float) -> None:
         self.grace_s = grace_s
+        self._scrubs = Scrubs()
 
     async def __call__(self, context: JobContext) -> Mapping[str, Any]:
         owner = context.owner
         if owner is None:
             raise Conflict("Only the owner can erase.", "Start `whimbrel serve` or `whimbrel owner`.")
         collection_id = await asyncio.to_thread(self._collection, context)
-        if not context.cursor.get("compacted"):
+        there = await asyncio.to_thread(self._is_there, context, collection_id)
+        if there and not context.cursor.get("compacted"):
             await self._wait_for_views(context, owner, collection_id)
             await asyncio.to_thread(self._sweep, context)
             if self.grace_s > 0:
@@ -68,10 +74,12 @@ class Eraser:
                 raise PutAway(
                     expires, cursor, waiting_for="old versions of views to expire", completes_at=_iso(expires)
                 )
-        await self._erase_views(context, owner, collection_id)
-        await asyncio.to_thread(self._sweep, context)
-        await asyncio.to_thread(self._forget, context, collection_id)
-        scrubbed = await asyncio.to_thread(erase.scrub, context.catalog)
+        with self._scrubs.removing():
+            if there:
+                await self._erase_views(context, owner, collection_id)
+            await asyncio.to_thread(self._sweep, context)
+            await asyncio.to_thread(self._forget, context, collection_id)
+        scrubbed = await self._scrubs.next(context.catalog)
         if not scrubbed.done:
             raise PutAway(
                 now() + 10.0,
@@ -92,13 +100,28 @@ class Eraser:
                 connection.execute(select(t.jobs.c.collection_id).where(t.jobs.c.id == context.job.id)).scalar_one()
             )
 
+    def _is_there(self, context: JobContext, collection_id: int) -> bool:
+        """Whether the collection has not been deleted since; its views and rows went with it then."""
+        with context.catalog.read() as connection:
+            collection = collections.by_id(connection, collection_id)
+        if collection is not None and collection.deleting:
+            raise PutAway(
+                now() + 2.0,
+                context.cursor,
+                waiting_for="the collection, which has been deleted, to be removed",
+                completes_at="when its `delete_collection` job is done",
+            )
+        return collection is not None
+
     async def _wait_for_views(self, context: JobContext, owner: Owner, collection_id: int) -> None:
         position = int(context.job.args["position"])
         owner.wake()
         waited = 0.0
         while not await owner.wait_for_views(collection_id, position):
-            if waited >= 30.0:
-                raise PutAway(now() + 10.0, context.cursor, waiting_for="views to catch up", completes_at="unknown")
+            if waited >= VIEWS_WAIT_S:
+                raise PutAway(
+                    now() + VIEWS_WAIT_S, context.cursor, waiting_for="views to catch up", completes_at="unknown"
+                )
             await context.checkpoint(waiting_for="views to catch up")
             await asyncio.sleep(0.1)
             waited += 0.1
@@ -115,8 +138,23 @@ class Eraser:
                     completes_at="when `whimbrel view list` shows it no more",
                 )
             follower = await self._follower(owner, row.id)
-            async with follower.turn:
+            await self._take_turn(context, follower)
+            try:
                 await follower.target.erase(grace_s=self.grace_s)
+            finally:
+                follower.turn.release()
+
+    async def _take_turn(self, context: JobContext, follower: Follower) -> None:
+        try:
+            async with asyncio.timeout(VIEW_BUSY_S):
+                await follower.turn.acquire()
+        except TimeoutError:
+            raise PutAway(
+                now() + VIEW_BUSY_S,
+                context.cursor,
+                waiting_for=f"view {follower.row.id}, which is being verified or written to",
+                completes_at="unknown",
+            ) from None
 
     async def _follower(self, owner: Owner, view: int) -> Follower:
         for _ in range(100):  # an owner that has just begun has not opened it yet
@@ -134,9 +172,11 @@ class Eraser:
         """The log loses what came before the purge: the ids of deleted chunks are hashes of their text. And ended jobs
         lose the names and metadata that they were given."""
         with context.catalog.write(fence=context.fence) as connection:
+            jobs.redact(connection, collection_id, jobs.READING)
+            if collections.by_id(connection, collection_id) is None:
+                return  # its log went with it
             positions = [row.view.position for row in collections.fed(collections.views(connection, collection_id))]
             log.cut(connection, collection_id, min([int(context.job.args["position"]), *positions]))
-            jobs.redact(connection, collection_id, READING)
 
 
 def _iso(at: float) -> str:

@@ -153,6 +153,10 @@ class Follower:
         async with self.turn:
             await self.target.settle()
 
+    async def close(self) -> None:
+        async with self.turn:
+            await self.target.close()
+
     def _distrust(self, held: Position | None) -> str:
         with self.catalog.read() as connection:
             return log.distrust(connection, self.collection_id, held)

@@ -91,6 +91,19 @@ def holder(home: Home) -> dict[str, object] | None:
     return None
 
 
+def lease_of(home: Home, catalog: Catalog) -> leases.Lease | None:
+    """The lease of the owner that is alive, whoever that is; None if there is none.
+
+    On SQLite the file lock tells: a killed owner's lease has still some seconds to run, and a living one's may have run
+    out while the catalog was written anew.
+    """
+    with catalog.read() as connection:
+        lease = leases.read(connection, LEASE)
+    if lease is None or not (holder(home) is not None if catalog.is_sqlite else lease.alive):
+        return None
+    return lease
+
+
 def _lock_file(home: Home) -> TextIO:
     try:
         file = home.lock.open("a+")

@@ -15,11 +15,24 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
+from sqlalchemy import Connection
+
 from whimbrel.catalog import collections, jobs, log
 from whimbrel.catalog.collections import Collection, ViewRow
 from whimbrel.catalog.engine import Catalog, now
 from whimbrel.domain import ViewKind, ViewState
-from whimbrel.errors import CollectionNotFound, Fenced, ModelError, NotFound, UserError, ViewDamaged, WhimbrelError
+from whimbrel.errors import (
+    CollectionNotFound,
+    ConfigError,
+    Fenced,
+    ModelError,
+    NotFound,
+    UserError,
+    ViewDamaged,
+    WhimbrelError,
+    place,
+    spot,
+)
 from whimbrel.home import host_name
 from whimbrel.models.embedders.base import Embedder
 from whimbrel.owner.embedding import EmbeddingStage
@@ -27,7 +40,9 @@ from whimbrel.owner.events import comes
 from whimbrel.owner.follower import Follower
 from whimbrel.owner.languages import LanguageWatch
 from whimbrel.owner.lock import Ownership
-from whimbrel.owner.runner import PERSISTENT, Handler, Runner
+from whimbrel.owner.outages import OUTAGES, outlast
+from whimbrel.owner.rest import rest
+from whimbrel.owner.runner import Handler, Runner
 from whimbrel.owner.targets import Target
 
 logger = logging.getLogger("whimbrel.owner")
@@ -38,9 +53,16 @@ AT_REST_S = 30.0
 """A view to which nothing has come for so long is tidied up to the last row."""
 ABANDONED_S = 900.0
 """A job that a process of another machine runs, and has not touched for so long, goes back to the queue."""
+ALL_JOBS = 1_000_000
+CLOSING_S = 1.0
+"""How long letting go of a view waits for it to be closed."""
 JOBS_KEPT_S = 30 * 24 * 3600.0
 DROP_GRACE_S = 60.0
 """How long the data of a replaced view stays, for searches that have it open."""
+
+
+Where = tuple[str, int | None, int]
+"""(uri, space, chunking) of a view to be made."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +73,8 @@ class Parts:
     open_target: Callable[[Collection, ViewRow], Target]
     embedder_for: Callable[[int], Embedder]
     """By space key of the catalog. Raises when the configured model is not of that space."""
-    default_view: Callable[[Collection, ViewKind], tuple[str, int | None, int] | None]
-    """(uri, space, chunking) of a collection's first view of a kind; None while that cannot be told yet."""
+    default_view: Callable[[Collection, ViewKind], Where | None]
+    """Where a collection's first view of a kind goes; None while that cannot be told yet."""
     handlers: Mapping[str, Handler] = field(default_factory=dict)
     on_stop: Callable[[], Coroutine[Any, Any, None]] | None = None
     """Runs last on the owner's loop: what jobs have opened on it is closed there."""
@@ -80,6 +102,11 @@ class Owner:
         self._given_up: set[int] = set()
         self._cannot_make: dict[tuple[int, ViewKind], str] = {}
         self._languages = LanguageWatch(parts.catalog)
+        self._heads: dict[int, int] = {}
+        self._leaving: dict[asyncio.Task[None], Follower] = {}
+        """Views that are let go, and are being closed."""
+        self._settled: set[int] = set()
+        """Views that have been tidied up since they were last written to."""
         self._rebuilds: dict[tuple[int, ViewKind], list[float]] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._wake: asyncio.Event | None = None
@@ -157,8 +184,9 @@ class Owner:
             asyncio.create_task(self._keep_lease(), name="lease"),
             asyncio.create_task(self._look_after_views(), name="views"),
             asyncio.create_task(self._cut_logs(), name="log"),
-            *(asyncio.create_task(loop, name="jobs") for loop in runner.loops()),
+            asyncio.create_task(runner.loop(), name="jobs"),
         ]
+        resting = asyncio.create_task(rest(lambda: runner.idle and self._at_rest(), AT_REST_S), name="rest")
         stopping = asyncio.create_task(self._stopping.wait())
         try:
             done, _ = await asyncio.wait([*tasks, stopping], return_when=asyncio.FIRST_COMPLETED)
@@ -166,11 +194,11 @@ class Owner:
                 task.result()  # a loop ends only by an error: Fenced, mostly
         finally:
             self._stopping.set()
-            running = [*tasks, *self._tasks.values(), *(task for _, task in self._stages.values()), stopping]
+            running = [*tasks, *self._tasks.values(), *(task for _, task in self._stages.values()), resting, stopping]
             for task in running:
                 task.cancel()
             await asyncio.gather(*running, return_exceptions=True)
-            for follower in self.followers.values():
+            for follower in (*self.followers.values(), *self._leaving.values()):
                 await follower.target.close()
             if self.parts.on_stop is not None:
                 await self.parts.on_stop()
@@ -181,13 +209,31 @@ class Owner:
 
     def _reclaim(self) -> None:
         with self.catalog.write(fence=self.fence) as connection:
-            for job in jobs.reclaim(connection, PERSISTENT):
+            for job in (*jobs.reclaim(connection), *jobs.revive(connection)):
                 logger.info("job %s (%s) goes on from where its last owner stopped", job.id, job.kind)
+            going = {job.args.get("view") for job in jobs.listing(connection, active=True, limit=ALL_JOBS)}
+            for row in collections.views(connection):
+                if row.view.state is ViewState.RETIRED and row.id not in going:  # nobody would drop it any more
+                    _drop_later(connection, row)
 
     async def _keep_lease(self) -> None:
+        """On SQLite the file lock is what keeps others out: that the catalog cannot be written to now, because it is
+        locked or its disk is full, changes nothing. On Postgres the lease may run out meanwhile."""
+        renewed = now()
+        said = ""
         while True:
             await asyncio.sleep(self.parts.lease_s / 3)
-            if not await asyncio.to_thread(self.ownership.renew):
+            try:
+                kept = await asyncio.to_thread(self.ownership.renew)
+            except OUTAGES as error:
+                if not self.catalog.is_sqlite and now() - renewed > self.parts.lease_s:
+                    raise
+                if error.message != said:
+                    logger.warning("the lease cannot be renewed now: %s", error.message)
+                said = error.message
+                continue
+            renewed, said = now(), ""
+            if not kept:
                 raise Fenced(
                     "Another process has become the owner of this home.",
                     "Nothing was lost: it goes on from the same cursors.",
@@ -198,29 +244,39 @@ class Owner:
     async def _look_after_views(self) -> None:
         assert self._wake is not None
         while True:
-            rows = await asyncio.to_thread(self._read_views)
-            heads = {collection.id: collection.head for collection, _ in rows}
-            wanted: dict[int, tuple[Collection, ViewRow]] = {}
-            for collection, views in rows:
-                await self._ensure_views(collection, views)
-                await self._mind_language(collection, views)
-                for row in collections.fed(views):
-                    wanted[row.id] = (collection, row)
-                    if row.suspect and row.id not in self._replacing:
-                        await self.replace(collection, row, row.suspect)
-            # What was to take a view's place may have been dropped: then that one is fed, or found damaged, again.
-            self._replacing &= {row.replaces for _, row in wanted.values() if row.replaces is not None} | {
-                key for key, task in self._tasks.items() if not task.done()
-            }
-            for key in [key for key in self._tasks if key not in wanted]:
-                await self.let_go(key)
-            for key, (collection, row) in wanted.items():
-                task = self._tasks.get(key)
-                if (task is None or task.done()) and key not in self._replacing | self._given_up:
-                    self._tasks[key] = asyncio.create_task(self._follow(collection, row), name=f"view-{key}")
-            self._nudge(heads)
+            await outlast(self._look_at_views, "looking after views")
             await comes(self._wake, self.parts.poll_s)
             self._wake.clear()
+
+    async def _look_at_views(self) -> None:
+        rows = await asyncio.to_thread(self._read_views)
+        heads = {collection.id: collection.head for collection, _ in rows}
+        wanted: dict[int, tuple[Collection, ViewRow]] = {}
+        for collection, views in rows:
+            await self._ensure_views(collection, views)
+            await self._mind_language(collection, views)
+            for row in collections.fed(views):
+                wanted[row.id] = (collection, row)
+                if row.suspect and row.id not in self._replacing:
+                    await self.replace(collection, row, row.suspect)
+        # What was to take a view's place may have been dropped: then that one is fed, or found damaged, again.
+        self._replacing &= {row.replaces for _, row in wanted.values() if row.replaces is not None} | {
+            key for key, task in self._tasks.items() if not task.done()
+        }
+        for key in [key for key in self._tasks if key not in wanted]:
+            await self.let_go(key)
+        for key, (collection, row) in wanted.items():
+            task = self._tasks.get(key)
+            if (task is None or task.done()) and key not in self._replacing | self._given_up:
+                self._tasks[key] = asyncio.create_task(self._follow(collection, row), name=f"view-{key}")
+        self._heads = heads
+        self._nudge(heads)
+
+    def _at_rest(self) -> bool:
+        """Every view has been tidied up, and stands where its log ends."""
+        return self.followers.keys() <= self._settled and all(
+            follower.position >= self._heads.get(follower.collection_id, 0) for follower in self.followers.values()
+        )
 
     def _read_views(self) -> list[tuple[Collection, list[ViewRow]]]:
         with self.catalog.read() as connection:
@@ -243,7 +299,7 @@ class Owner:
                     logger.warning("no %s view of %s can be made: %s", kind, collection.name, error.message)
                 continue
             if made is not None:
-                await asyncio.to_thread(self._add_view, collection, kind, *made, None)
+                await asyncio.to_thread(self._add_view, collection, kind, *made)
 
     async def _mind_language(self, collection: Collection, views: list[ViewRow]) -> None:
         """A lexicon in another language is another view: it is built beside the old one, which is fed meanwhile."""
@@ -255,16 +311,16 @@ class Owner:
         uri = await asyncio.to_thread(self._languages.other_uri, collection, live)
         if uri is not None:
             logger.info("the lexicon of %s is built anew as %s", collection.name, uri)
-            await asyncio.to_thread(self._build_beside, collection, live.id, "", uri)
+            await asyncio.to_thread(self._build_beside, collection, live.id, "", None, uri)
             self.wake()
 
     def _add_view(
-        self, collection: Collection, kind: ViewKind, uri: str, space: int | None, chunking: int, replaces: int | None
+        self, collection: Collection, kind: ViewKind, uri: str, space: int | None, chunking: int
     ) -> ViewRow | None:
         with suppress(CollectionNotFound), self.catalog.write(fence=self.fence) as connection:
-            return collections.add_view(
-                connection, collection, kind, uri=uri, space_id=space, chunking_id=chunking, replaces=replaces
-            )
+            if any(row.view.kind is kind for row in collections.fed(collections.views(connection, collection.id))):
+                return None  # a rebuild was quicker
+            return collections.add_view(connection, collection, kind, uri=uri, space_id=space, chunking_id=chunking)
         return None  # deleted meanwhile
 
     def _nudge(self, heads: Mapping[int, int]) -> None:
@@ -310,8 +366,11 @@ class Owner:
                 raise
             except Exception as error:  # also a defect, of ours or of a library: the view says so and tries again
                 said = _said(error)
-                logger.warning("view %s stands still: %s", row.id, said, exc_info=_unforeseen(error))
+                logger.warning("view %s stands still: %s", row.id, _logged(error))
                 await self._forget(row.id, target)
+                if isinstance(error, ConfigError) and await self._named_wrongly(collection, row):
+                    await self.replace(collection, row, said)
+                    return
                 await self._note_error(row.id, said)
                 await asyncio.sleep(patience)
                 patience = min(patience * 2, 30.0)
@@ -328,6 +387,7 @@ class Owner:
             event.clear()
             if await follower.step():
                 at_rest = False
+                self._settled.discard(follower.row.id)
                 since_maintained += 1
                 if since_maintained >= 20:
                     await follower.maintain()
@@ -342,6 +402,7 @@ class Owner:
                 if not at_rest:
                     await follower.settle()
                 at_rest = True
+                self._settled.add(follower.row.id)
 
     async def _promote(self, collection: Collection, follower: Follower) -> None:
         """A view that has been built and has caught up becomes the live one, if it was built to."""
@@ -357,9 +418,7 @@ class Owner:
                 before = collections.switch(connection, found.id, follower.row)
                 if before is not None:
                     collections.set_view(connection, before, state=ViewState.RETIRED)
-                    jobs.enqueue(
-                        connection, "drop_view", collection_id=found.id, collection=found.name, args={"view": before}
-                    )
+                    _drop_later(connection, collections.view(connection, before))
                 return collections.view(connection, follower.row.id), before
 
         switched = await asyncio.to_thread(work)
@@ -380,26 +439,46 @@ class Owner:
         self._replacing.add(row.id)
         await self.let_go(row.id)
         logger.warning("view %s of %s is built anew: %s", row.id, collection.name, reason)
-        await asyncio.to_thread(self._build_beside, collection, row.id, reason)
+        await asyncio.to_thread(self._build_beside, collection, row.id, reason, await self._today(collection, row))
         self.wake()
 
     async def rebuild(self, collection: Collection, row: ViewRow) -> ViewRow | None:
         """Build another view beside one that is fed meanwhile, to take its place. None if there is one already."""
-        made = await asyncio.to_thread(self._build_beside, collection, row.id, "")
+        made = await asyncio.to_thread(self._build_beside, collection, row.id, "", await self._today(collection, row))
         self.wake()
         return made
 
-    def _build_beside(self, collection: Collection, key: int, reason: str, uri: str | None = None) -> ViewRow | None:
+    async def _today(self, collection: Collection, row: ViewRow) -> Where | None:
+        """Where a collection's first view goes today: one that was never live may have been named wrongly, and goes
+        there when it is built anew. None for a view that goes where it is."""
+        if row.view.state is not ViewState.BUILDING or row.replaces is not None:
+            return None
+        try:
+            return await asyncio.to_thread(self.parts.default_view, collection, row.view.kind)
+        except (UserError, ModelError) as error:  # the model is not there, or its name is wrong
+            logger.warning("view %s is built anew as it was: %s", row.id, error.message)
+            return None
+
+    async def _named_wrongly(self, collection: Collection, row: ViewRow) -> bool:
+        """Whether what stands in a new view's way is a setting that has been mended since."""
+        today = await self._today(collection, row)
+        return today is not None and today[0] != row.view.uri
+
+    def _build_beside(
+        self, collection: Collection, key: int, reason: str, first: Where | None, uri: str | None = None
+    ) -> ViewRow | None:
+        """`first`: where it goes if it was never live; `uri`: another one than it has, for a live one."""
         with suppress(CollectionNotFound), self.catalog.write(fence=self.fence) as connection:
             views = collections.fed(collections.views(connection, collection.id))
             row = next((row for row in views if row.id == key), None)  # as it is now: it may have become live since
             if row is None:
                 return None
+            where = (row.view.uri, row.view.space_id, row.view.chunking_id)
+            if row.view.state is ViewState.BUILDING and row.replaces is None:
+                where = first or where
             if row.view.state is ViewState.BUILDING:  # it was never live: simply begin again
                 collections.set_view(connection, key, state=ViewState.RETIRED, error=reason)
-                jobs.enqueue(
-                    connection, "drop_view", collection_id=collection.id, collection=collection.name, args={"view": key}
-                )
+                _drop_later(connection, row)
                 replaces = row.replaces
             else:
                 said = f"being replaced: {reason}" if reason else row.view.error
@@ -408,13 +487,14 @@ class Owner:
             same = [other for other in views if other.id != key and other.view.kind is row.view.kind]
             if any(other.view.state is ViewState.BUILDING and other.replaces == replaces for other in same):
                 return None
+            same_uri, space, chunking = where
             return collections.add_view(
                 connection,
                 collection,
                 row.view.kind,
-                uri=uri or row.view.uri,
-                space_id=row.view.space_id,
-                chunking_id=row.view.chunking_id,
+                uri=uri or same_uri,
+                space_id=space,
+                chunking_id=chunking,
                 replaces=replaces,
             )
         return None
@@ -423,19 +503,27 @@ class Owner:
         """Let go of a view for good: its data is about to be dropped, and whoever has read of it before comes late."""
         self._given_up.add(view)
         await self.let_go(view)
+        leaving = [task for task, follower in self._leaving.items() if follower.row.id == view]
+        if leaving:
+            await asyncio.wait(leaving)
 
     async def let_go(self, view: int) -> None:
-        """Stop feeding a view and close it."""
+        """Stop feeding a view and close it: as soon as a purge or a comparison that is at it has ended."""
         task = self._tasks.pop(view, None)
         if task is not None and task is not asyncio.current_task():
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
         follower = self.followers.pop(view, None)
+        self._settled.discard(view)
         if follower is not None:
-            await follower.target.close()
+            closing = asyncio.create_task(follower.close(), name=f"close-{view}")
+            self._leaving[closing] = follower
+            closing.add_done_callback(self._leaving.pop)
+            await asyncio.wait([closing], timeout=CLOSING_S)
 
     async def _forget(self, view: int, target: Target | None) -> None:
         self.followers.pop(view, None)
+        self._settled.discard(view)
         if target is not None:
             await target.close()
 
@@ -507,7 +595,7 @@ class Owner:
                 raise
             except Exception as error:  # as in `_follow`
                 stage.error = _said(error)
-                logger.warning("embedding stands still: %s", stage.error, exc_info=_unforeseen(error))
+                logger.warning("embedding stands still: %s", _logged(error))
                 for follower in list(self.followers.values()):
                     if follower.stage is stage:
                         await self._note_error(follower.row.id, f"embedding stands still: {stage.error}")
@@ -533,7 +621,7 @@ class Owner:
     async def _cut_logs(self) -> None:
         while True:
             await asyncio.sleep(60.0)
-            await asyncio.to_thread(self._cut)
+            await outlast(lambda: asyncio.to_thread(self._cut), "cutting the log")
 
     def _cut(self) -> None:
         """Cut each log below its slowest leased view. Views of this home are leased by being followed."""
@@ -548,7 +636,8 @@ class Owner:
                 continue
             upto = min(min(row.view.position for row in leased), collection.head - LOG_KEPT)
             if upto > collection.floor:
-                with self.catalog.write(fence=self.fence) as connection:
+                # A collection may have been deleted since.
+                with suppress(CollectionNotFound), self.catalog.write(fence=self.fence) as connection:
                     log.cut(connection, collection.id, upto)
 
     async def wait_for_views(self, collection_id: int, position: int) -> bool:
@@ -562,9 +651,19 @@ class Owner:
         return await asyncio.to_thread(work)
 
 
+def _drop_later(connection: Connection, row: ViewRow) -> None:
+    """Enqueue the removal of a retired view's data."""
+    collection = collections.by_id(connection, row.view.collection_id)
+    name = collection.name if collection is not None else None
+    jobs.enqueue(connection, "drop_view", collection_id=row.view.collection_id, collection=name, args={"view": row.id})
+
+
 def _said(error: Exception) -> str:
-    return error.message if isinstance(error, WhimbrelError) else f"{type(error).__name__}: {error}"
+    """For people. The message of an error that is not ours may quote a document."""
+    if isinstance(error, WhimbrelError):
+        return error.message
+    return f"{type(error).__name__}: {error.strerror}" if isinstance(error, OSError) else spot(error)
 
 
-def _unforeseen(error: Exception) -> bool:
-    return not isinstance(error, WhimbrelError | OSError)
+def _logged(error: Exception) -> str:
+    return _said(error) if isinstance(error, WhimbrelError | OSError) else place(error)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,12 +12,19 @@ from sqlalchemy import Connection
 from whimbrel.catalog import collections, rows, vectors
 from whimbrel.catalog.collections import ViewRow
 from whimbrel.catalog.engine import now
+from whimbrel.config import mask_url
 from whimbrel.domain import ViewKind, ViewState
-from whimbrel.errors import Conflict, NotFound, ViewDamaged
+from whimbrel.errors import ConfigError, Conflict, NotFound, ViewDamaged
 from whimbrel.owner.follower import Follower
 from whimbrel.owner.owner import DROP_GRACE_S, Owner
-from whimbrel.owner.runner import JobContext, PutAway
+from whimbrel.owner.runner import ComeBack, JobContext, PutAway, Refused
 
+logger = logging.getLogger("whimbrel.jobs")
+
+PATIENCE_S = 600.0
+LOOKS = 20
+"""At a view that has far to go, before others have their turn."""
+COME_BACK_S = 0.5
 LISTED = 20
 """Differences that a report names one by one."""
 
@@ -34,8 +42,8 @@ async def verify_view(context: JobContext) -> Mapping[str, Any]:
     """
     owner = _owner(context)
     key = int(context.job.args["view"])
-    deadline = now() + 600
-    while now() < deadline:
+    deadline = float(context.cursor.get("deadline", now() + PATIENCE_S))
+    for _ in range(LOOKS):
         follower = await _follower(owner, key)
         try:
             async with follower.standing_still() as still:
@@ -49,8 +57,10 @@ async def verify_view(context: JobContext) -> Mapping[str, Any]:
             return report
         await context.checkpoint(waiting_for="the view to catch up")
         await asyncio.sleep(0.1)
+    if now() < deadline:
+        raise ComeBack(now() + COME_BACK_S, {"deadline": deadline}, waiting_for="the view to catch up")
     raise ViewDamaged(
-        f"View {key} did not come to rest at the head of its log in 10 minutes.",
+        f"View {key} did not come to rest at the head of its log in {PATIENCE_S / 60:.0f} minutes.",
         "Try again when less is being written; `whimbrel status` shows its lag.",
     )
 
@@ -163,15 +173,22 @@ async def rebuild_view(context: JobContext) -> Mapping[str, Any]:
     if made is None:
         made = await _begin_rebuild(context, owner, key)
         await context.checkpoint(cursor={"made": made})
-    while True:
+    for _ in range(LOOKS):
         with context.catalog.read() as connection:
             new_row = collections.view(connection, made)
         if new_row.view.state is ViewState.LIVE:
             return {"view": made, "replaces": key, "position": new_row.view.position}
         if new_row.view.state is ViewState.RETIRED:
             raise ViewDamaged(f"View {made} failed while it was built: {new_row.view.error}", "Try again.")
-        await context.checkpoint(cursor={"made": made}, copied=new_row.build_after, of=new_row.build_upto)
+        await context.checkpoint(cursor={"made": made}, **_stand(new_row))
         await asyncio.sleep(0.1)
+    raise ComeBack(now() + COME_BACK_S, {"made": made}, **_stand(new_row))
+
+
+def _stand(row: ViewRow) -> dict[str, Any]:
+    """How far a view has been built, and what stands in its way."""
+    stand: dict[str, Any] = {"copied": row.build_after, "of": row.build_upto}
+    return {**stand, "waiting_for": row.view.error} if row.view.error else stand
 
 
 async def _begin_rebuild(context: JobContext, owner: Owner, key: int) -> int:
@@ -193,17 +210,17 @@ async def _begin_rebuild(context: JobContext, owner: Owner, key: int) -> int:
         begun = {"last": last, "collection": collection.id, "kind": row.view.kind.value}
         await context.checkpoint(cursor={"begun": begun})
     new = await owner.rebuild(collection, row)
-    return new.id if new is not None else _replacement(context, key)
+    return new.id if new is not None else _replacement(context, key, begun)
 
 
 def _same(row: ViewRow, begun: Mapping[str, Any]) -> bool:
     return (row.view.collection_id, row.view.kind) == (begun["collection"], begun["kind"])
 
 
-def _replacement(context: JobContext, key: int) -> int:
+def _replacement(context: JobContext, key: int, begun: Mapping[str, Any] | None) -> int:
     with context.catalog.read() as connection:
         for row in collections.fed(collections.views(connection)):
-            if row.replaces == key:
+            if row.replaces == key or (begun is not None and row.id > begun["last"] and _same(row, begun)):
                 return row.id
     raise Conflict(f"View {key} cannot be rebuilt now.", "Try again in a moment.")
 
@@ -219,28 +236,43 @@ async def drop_view(context: JobContext) -> Mapping[str, Any]:
             return {"view": key, "dropped": True}
         collection = collections.by_id(connection, row.view.collection_id)
     if collection is not None and key in (collection.store_view_id, collection.lexicon_view_id):
-        raise Conflict(f"View {key} is the live one.", "Rebuild it, or move the collection to another view first.")
+        live = Conflict(f"View {key} is the live one.", "Rebuild it, or move the collection to another view first.")
+        raise Refused(live)
     if not context.cursor.get("waited") and not context.job.args.get("now"):
         raise PutAway(now() + DROP_GRACE_S, {"waited": True}, waiting_for="searches that have it open")
+    await asyncio.to_thread(_retire, context, key)
+    await owner.give_up(key)
+    left = await drop_data(owner, row) if collection is not None else ""
+    await asyncio.to_thread(_forget, context, key)
+    return {"view": key, "dropped": True, **({"left": left} if left else {})}
+
+
+def _retire(context: JobContext, key: int) -> None:
     with context.catalog.write(fence=context.fence) as connection:
         collections.set_view(connection, key, state=ViewState.RETIRED)
-    await owner.give_up(key)
-    if collection is not None:
-        await drop_data(owner, row)
+
+
+def _forget(context: JobContext, key: int) -> None:
     with context.catalog.write(fence=context.fence) as connection:
         collections.forget_view(connection, key)
-    return {"view": key, "dropped": True}
 
 
-async def drop_data(owner: Owner, row: ViewRow) -> None:
+async def drop_data(owner: Owner, row: ViewRow) -> str:
+    """Remove a view's data. Returns what may be left, in words: where its URI names no store, nobody can go there."""
     with owner.catalog.read() as connection:
         collection = collections.by_id(connection, row.view.collection_id)
     assert collection is not None
-    target = await asyncio.to_thread(owner.parts.open_target, collection, row)
+    try:
+        target = await asyncio.to_thread(owner.parts.open_target, collection, row)
+    except ConfigError as error:
+        left = f"Data may be left at {mask_url(row.view.uri)!r}, table {row.view.name!r}: {error.message}"
+        logger.warning("view %s is forgotten. %s", row.id, left)
+        return left
     try:
         await target.drop()  # also what cannot be opened any more: damaged data still holds text
     finally:
         await target.close()
+    return ""
 
 
 async def delete_collection(context: JobContext) -> Mapping[str, Any]:
@@ -249,9 +281,10 @@ async def delete_collection(context: JobContext) -> Mapping[str, Any]:
     key = int(context.job.args["collection_id"])
     with context.catalog.read() as connection:
         views = collections.views(connection, key)
+    left = []
     for row in views:
         await owner.give_up(row.id)
-        await drop_data(owner, row)
+        left.append(await drop_data(owner, row))
     removed = int(context.cursor.get("removed", 0))
     while True:
         count = await asyncio.to_thread(_remove_some, context, key)
@@ -260,7 +293,8 @@ async def delete_collection(context: JobContext) -> Mapping[str, Any]:
             break
         await context.checkpoint(cursor={"removed": removed}, documents=removed)
     await asyncio.to_thread(_sweep, context)
-    return {"documents": removed, "views": len(views)}
+    notes = [said for said in left if said]
+    return {"documents": removed, "views": len(views), **({"left": notes} if notes else {})}
 
 
 def _remove_some(context: JobContext, key: int) -> int:

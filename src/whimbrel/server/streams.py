@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from fastapi.sse import EventSourceResponse, format_sse_event
 
-from whimbrel.errors import WhimbrelError
-from whimbrel.server.logs import place
+from whimbrel.errors import WhimbrelError, place
 from whimbrel.server.problems import encoded, problem, unexpected
 
 if TYPE_CHECKING:

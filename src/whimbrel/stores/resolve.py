@@ -20,6 +20,12 @@ from whimbrel.stores.base import Store
 
 def open_store(uri: str, name: str, space: Space, *, base: Path, read_only: bool = False) -> Store:
     """The store of the table `name` at `uri`. Opens nothing yet. Raises `ConfigError` for a URI that names no store."""
+    scheme, rest = parse_uri(uri)
+    return _SCHEMES[scheme](rest, name, space, base, read_only)
+
+
+def parse_uri(uri: str) -> tuple[str, str]:
+    """(scheme, the rest) of a store's URI. Raises `ConfigError` for one that names no store."""
     scheme, colon, rest = uri.strip().partition(":")
     if scheme not in _SCHEMES:
         near = get_close_matches(scheme.lower(), _SCHEMES, n=1)
@@ -28,7 +34,7 @@ def open_store(uri: str, name: str, space: Space, *, base: Path, read_only: bool
         raise ConfigError(f"There is no store {scheme!r}.{guess}", f"Stores: {known} (as `scheme:where`).")
     if not colon:
         raise ConfigError(f"{uri!r} is not a store's URI.", f"For example: `{scheme}:vectors`.")
-    return _SCHEMES[scheme](rest, name, space, base, read_only)
+    return scheme, rest
 
 
 def _lancedb(path: str, name: str, space: Space, base: Path, read_only: bool) -> Store:
