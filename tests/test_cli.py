@@ -432,6 +432,15 @@ def test_beside_an_owner_others_enqueue_and_only_one_may_own(fresh: Shell) -> No
     assert fresh.run("status", "--json").json["owner"] is None
 
 
+def test_an_owner_that_was_killed_is_not_named_any_more(fresh: Shell) -> None:
+    with fresh.started("owner") as owner:
+        until(lambda: "owns" in owner.log.read_text(), "owner")  # type: ignore[attr-defined]
+        assert fresh.run("status", "--json").json["owner"]["pid"] == owner.pid
+        owner.send_signal(signal.SIGKILL)
+        owner.wait()
+    assert fresh.run("status", "--json").json["owner"] is None, "its lease has not run out yet"
+
+
 def test_an_ingest_that_was_killed_is_finished_by_the_next(fresh: Shell) -> None:
     write(fresh.home.parent / "notes", many(80))
     with fresh.started("ingest", "notes") as first:

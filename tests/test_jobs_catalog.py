@@ -246,3 +246,79 @@ def test_large_uploads_are_held_a_few_at_a_time(catalog: Catalog, monkeypatch: p
             read.append([number for number, _, _ in some])
             after = some[-1][0]
     assert read == [[0], [1], [2, 3], [4, 5], [6], [7]]
+
+
+def test_a_collections_documents_are_read_in_order_beside_those_of_others(catalog: Catalog) -> None:
+    reading = ("ingest", "add")
+    with catalog.write() as connection:
+        first = add(connection, collection_id=1)
+        second = add(connection, collection_id=1)
+        other = add(connection, collection_id=2)
+        text = add(connection, "add", collection_id=1)
+        more = add(connection, "add", collection_id=1)
+        claimed = []
+        while (found := jobs.claim(connection, reading, "here")) is not None:
+            claimed.append(found[0].id)
+        assert claimed == [first.id, other.id, text.id], "one of each kind and collection, the oldest first"
+        assert not jobs.due(connection, reading, "here")
+        jobs.retry(connection, first.id, now() + 3600, "the disk is full", "wait")
+        assert (jobs.claim(connection, reading, "here") or [None])[0] == jobs.get(connection, second.id), (
+            "one that comes back later holds up nobody"
+        )
+        jobs.finish(connection, text.id, {})
+        assert (jobs.claim(connection, reading, "here") or [None])[0] == jobs.get(connection, more.id)
+
+
+def test_a_file_under_an_id_of_the_users_and_texts_are_read_in_order(catalog: Catalog) -> None:
+    with catalog.write() as connection:
+        named = add(connection, collection_id=1, args={"paths": ["a"], "id": "x"})
+        text = add(connection, "add", collection_id=1)
+        assert jobs.claim(connection, ["add"], "here") is None
+        assert jobs.claim(connection, ["ingest"], "here") is not None
+        assert jobs.claim(connection, ["add"], "here") is None
+        jobs.finish(connection, named.id, {})
+        assert (jobs.claim(connection, ["add"], "here") or [None])[0] == jobs.get(connection, text.id)
+
+
+@pytest.mark.parametrize("kind", jobs.PERSISTENT)
+def test_what_removes_hidden_text_cannot_be_cancelled(kind: str, catalog: Catalog) -> None:
+    with catalog.write() as connection:
+        job = add(connection, kind)
+        for _ in range(2):  # queued, and running
+            with pytest.raises(Conflict, match="cannot be cancelled") as refused:
+                jobs.cancel(connection, job.id)
+            assert "jobs show" in refused.value.hint
+            assert not jobs.get(connection, job.id).cancel_requested
+            jobs.claim(connection, [kind], "here")
+
+
+def test_purges_and_deletions_that_came_to_nothing_are_taken_up_again(catalog: Catalog) -> None:
+    with catalog.write() as connection:
+        lost = [add(connection, kind) for kind in ("purge", "delete_collection", "drop_view", "ingest")]
+        for job in lost:
+            jobs.fail(connection, job.id, "It could not.", "")
+        assert {job.id for job in jobs.revive(connection)} == {job.id for job in lost[:2]}
+        states = [jobs.get(connection, job.id).state for job in lost]
+    assert states == [JobState.QUEUED, JobState.QUEUED, JobState.FAILED, JobState.FAILED]
+
+
+def test_what_a_failed_claim_may_have_taken_goes_back_to_the_queue(catalog: Catalog) -> None:
+    with catalog.write() as connection:
+        ours, lost, elsewhere = add(connection), add(connection), add(connection, host="there")
+        for host in ("here", "here", "there"):
+            jobs.claim(connection, KINDS, host)
+        assert [job.id for job in jobs.reclaim(connection, host="here", besides={ours.id})] == [lost.id]
+        states = [jobs.get(connection, job.id).state for job in (ours, lost, elsewhere)]
+    assert states == [JobState.RUNNING, JobState.QUEUED, JobState.RUNNING]
+
+
+def test_a_job_that_comes_back_soon_is_still_to_be_waited_for(catalog: Catalog) -> None:
+    with catalog.write() as connection:
+        job = add(connection)
+        jobs.claim(connection, KINDS, "here")
+        jobs.requeue(connection, job.id, now() + 3600, {"made": 4}, copied=1)
+        seen = jobs.get(connection, job.id)
+        assert (seen.state, seen.progress, seen.attempts) == (JobState.QUEUED, {"copied": 1}, 0)
+        assert jobs.claim(connection, KINDS, "here") is None
+        jobs.requeue(connection, job.id, now() - 1, {"made": 4})
+        assert (jobs.claim(connection, KINDS, "here") or [None, None])[1] == {"made": 4}

@@ -318,6 +318,7 @@ class Owner:
         self, collection: Collection, kind: ViewKind, uri: str, space: int | None, chunking: int
     ) -> ViewRow | None:
         with suppress(CollectionNotFound), self.catalog.write(fence=self.fence) as connection:
+            log.lock(connection, collection.id)
             if any(row.view.kind is kind for row in collections.fed(collections.views(connection, collection.id))):
                 return None  # a rebuild was quicker
             return collections.add_view(connection, collection, kind, uri=uri, space_id=space, chunking_id=chunking)
@@ -408,7 +409,8 @@ class Owner:
         """A view that has been built and has caught up becomes the live one, if it was built to."""
 
         def work() -> tuple[ViewRow, int | None] | None:
-            with self.catalog.write(fence=self.fence) as connection:
+            with suppress(CollectionNotFound), self.catalog.write(fence=self.fence) as connection:
+                log.lock(connection, collection.id)
                 found = collections.by_id(connection, collection.id)
                 if found is None or found.head != follower.position:
                     return None
@@ -420,6 +422,7 @@ class Owner:
                     collections.set_view(connection, before, state=ViewState.RETIRED)
                     _drop_later(connection, collections.view(connection, before))
                 return collections.view(connection, follower.row.id), before
+            return None  # deleted meanwhile
 
         switched = await asyncio.to_thread(work)
         if switched is not None:
@@ -469,6 +472,7 @@ class Owner:
     ) -> ViewRow | None:
         """`first`: where it goes if it was never live; `uri`: another one than it has, for a live one."""
         with suppress(CollectionNotFound), self.catalog.write(fence=self.fence) as connection:
+            log.lock(connection, collection.id)  # or two that find it damaged at once would each build another
             views = collections.fed(collections.views(connection, collection.id))
             row = next((row for row in views if row.id == key), None)  # as it is now: it may have become live since
             if row is None:
