@@ -226,7 +226,7 @@ REFUSED = [
     (["ask", "why?", "--model", "openai:gpt"], "ModelKeyMissing", "OPENAI_API_KEY"),
     (["ask", "why?", "--model", "opnai:gpt"], "ConfigError", "anthropic"),
     (["ask", "why?", "-C", "nothing"], "ConversationNotFound", "-C new"),
-    (["open", "99"], "CitationNotFound", "[1]"),
+    (["open", "99"], "CitationNotFound", "It has:"),
     (["conversations", "show", "nothing"], "ConversationNotFound", "-C new"),
     (["documents", "show", "nothing"], "DocumentNotFound", "documents list"),
     (["documents", "delete", "nothing"], "DocumentNotFound", "documents list"),

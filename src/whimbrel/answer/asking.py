@@ -80,6 +80,8 @@ class Asking:
     async def events(self, asked: Asked) -> AsyncGenerator[AnswerEvent]:
         """`Passages`, any number of `TextDelta`s, then the checked `Answer`, stored if in a conversation."""
         generator = self.generator(asked.model)
+        if generator is not None and asked.model is not None:
+            await generator.prepare()  # a model that was named and cannot be asked is an error, needed or not
         place = await asyncio.to_thread(self._place, asked)
         history = recent(place.history, self._settings.answer.history_tokens)
         alone = await self._alone(asked, history, generator)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sqlite3
 import threading
 import time
 from collections.abc import Iterator
@@ -130,7 +131,7 @@ def _sqlite_engine(url: Any, cache_kib: int, pool_size: int) -> Engine:
         connection.isolation_level = None  # the driver begins nothing on its own; "begin" below does
         cursor = connection.cursor()
         cursor.execute("PRAGMA page_size = 16384")
-        cursor.execute("PRAGMA journal_mode = WAL")
+        _write_ahead(cursor)
         cursor.execute("PRAGMA synchronous = FULL")
         cursor.execute("PRAGMA secure_delete = ON")  # what is erased leaves the free pages too
         cursor.execute("PRAGMA foreign_keys = ON")
@@ -145,6 +146,20 @@ def _sqlite_engine(url: Any, cache_kib: int, pool_size: int) -> Engine:
             connection.exec_driver_sql("BEGIN IMMEDIATE" if options.get("whimbrel_write") else "BEGIN")
 
     return engine
+
+
+def _write_ahead(cursor: sqlite3.Cursor) -> None:
+    """Several processes that open a new file at once want to change its mode at once, and SQLite lets none of them
+    wait: the busy timeout does not hold for this."""
+    deadline = time.monotonic() + BUSY_TIMEOUT_S
+    while True:
+        try:
+            cursor.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error) or time.monotonic() > deadline:
+                raise
+            time.sleep(0.02)
 
 
 def _postgres_engine(url: Any, pool_size: int) -> Engine:

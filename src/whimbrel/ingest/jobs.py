@@ -12,7 +12,7 @@ from typing import Any
 from whimbrel.catalog import collections, jobs
 from whimbrel.catalog.collections import Collection
 from whimbrel.errors import CollectionNotFound, Conflict
-from whimbrel.ingest.pipeline import Cutting, Guard, Ingest, IngestArgs, path_of
+from whimbrel.ingest.pipeline import Cutting, Guard, Ingest, IngestArgs, IngestReport, path_of
 from whimbrel.ingest.workers import ExtractionPool
 from whimbrel.owner.runner import JobContext
 
@@ -63,9 +63,12 @@ class Reading:
         return {**self._position(context, run), "seconds": round(time.monotonic() - began, 2)}
 
     async def add(self, context: JobContext) -> Mapping[str, Any]:
-        """Handler of `add` jobs. The cursor is the last upload that was committed."""
+        """Handler of `add` jobs. The cursor is the last upload that was committed, and the report up to there."""
         run = await asyncio.to_thread(self._run, context)
         after = int(context.cursor.get("after", -1))
+        if "report" in context.cursor:
+            run.report = IngestReport.of(context.cursor["report"])
+            await asyncio.to_thread(self._taken_in, context, after)
         began = time.monotonic()
         while True:
             some = await asyncio.to_thread(self._uploads, context, after)
@@ -74,8 +77,9 @@ class Reading:
             run.report.seen += len(some)
             await run.texts([run.text(about, data) for _, about, data in some])
             after = some[-1][0]
+            cursor = {"after": after, "report": run.report.as_dict()}
+            await context.checkpoint(cursor=cursor, documents=run.report.seen)
             await asyncio.to_thread(self._taken_in, context, after)
-            await context.checkpoint(cursor={"after": after}, documents=run.report.seen)
         return {**self._position(context, run), "seconds": round(time.monotonic() - began, 2)}
 
     def _uploads(self, context: JobContext, after: int) -> list[tuple[int, dict[str, Any], bytes]]:

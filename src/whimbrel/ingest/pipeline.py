@@ -12,7 +12,7 @@ import time
 from collections import deque
 from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -70,6 +70,13 @@ class IngestReport:
         self.counts.failed += 1
         if len(self.failures) < MAX_FAILURES_LISTED:
             self.failures.append({"uri": uri, "error": error.code, "reason": error.message, "hint": error.hint})
+
+    @classmethod
+    def of(cls, saved: Mapping[str, Any]) -> IngestReport:
+        """Back from `as_dict`: what a job had done before it was interrupted."""
+        counted = {one.name: saved[one.name] for one in fields(WriteCounts) if one.name in saved}
+        counts = WriteCounts(**counted, head=saved["position"])
+        return cls(counts, saved["documents"], saved["skipped"], list(saved["failures"]), list(saved["warnings"]))
 
     def as_dict(self) -> dict[str, Any]:
         counts = self.counts

@@ -50,6 +50,9 @@ class Generator(ABC):
         `whimbrel.errors.ModelError`, also after parts of the answer; `MissingExtra`.
         """
 
+    async def prepare(self) -> None:
+        """Have ready what can be had without the provider. Raises `MissingExtra`, `ModelKeyMissing`."""
+
     async def complete(self, prompt: Prompt) -> Written:
         """The whole answer. Raises as `stream`."""
         text: list[str] = []

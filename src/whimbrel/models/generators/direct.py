@@ -30,6 +30,11 @@ class DirectGenerator(Generator):
     def name(self) -> str:
         return f"{self._provider.name}:{self._model}"
 
+    async def prepare(self) -> None:
+        opened = await self._client()
+        if not self._provider.keeps_connections:
+            await opened.close()
+
     async def stream(self, prompt: Prompt) -> AsyncGenerator[str | Usage]:
         opened = await self._client()
         from whimbrel.models.generators.failures import failure
