@@ -55,6 +55,9 @@ RowsDone = Callable[[str, int, int], None]
 
 RESTORE_LEASE_S = 3_600.0
 
+OUTAGE_S = 6.0
+"""A catalog that the owner could not write to for so long is not waited for any longer: it tries every 5 s at least."""
+
 STALLED_S = 30.0
 """A view that has an error and has not moved for so long is not waited for any longer."""
 
@@ -305,7 +308,8 @@ class Service(ABC):
     ) -> dict[str, Any]:
         """Wait for a job, becoming the owner if nobody is; then for the views. Returns the job's result.
 
-        Raises the job's error; `WaitTimeout` after `timeout_s` (the job goes on).
+        Raises the job's error; `WaitTimeout` after `timeout_s` (the job goes on); `DiskFull` or `CatalogUnavailable`
+        where this process is the owner and cannot write down how the job goes (it goes on when that has passed).
         """
         began = time.monotonic()
         deadline = began + timeout_s if timeout_s is not None else None
@@ -315,6 +319,8 @@ class Service(ABC):
                 if not self.own() and job.state is JobState.QUEUED:  # own: also when the owner that was there has died
                     self.run_here(job)
                 last_check = time.monotonic()
+            if time.monotonic() - began > OUTAGE_S and (outage := self._outage()) is not None:
+                raise outage
             _past(deadline, f"Job {job.id} ({job.kind}) is {job.state} still.")
             if job.state is JobState.WAITING and wait != "end":
                 break
@@ -334,6 +340,9 @@ class Service(ABC):
                 job.args["collection_id"], int(result["position"]), wait=wait, deadline=deadline, on_lag=on_lag
             )
         return result
+
+    def _outage(self) -> WhimbrelError | None:
+        return self.owner.outages.standing(OUTAGE_S) if self.owner is not None else None
 
     def wait_for(
         self,

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-from whimbrel.errors import CatalogUnavailable, DiskFull
+from whimbrel.errors import CatalogUnavailable, DiskFull, WhimbrelError
 
 T = TypeVar("T")
 
@@ -21,20 +22,33 @@ OUTAGES = (CatalogUnavailable, DiskFull)
 LONGEST_PAUSE_S = 5.0
 
 
-async def outlast(work: Callable[[], Awaitable[T]], what: str) -> T:
-    """Do it; again, ever more slowly, while the catalog is out. It must be repeatable."""
-    pause = 0.25
-    said = ""
-    while True:
+class Outages:
+    """What waits for the catalog now. Read from other threads: who waits for the owner is told why it does not move."""
+
+    def __init__(self) -> None:
+        self._standing: dict[str, tuple[float, WhimbrelError]] = {}
+
+    def standing(self, longer_than_s: float) -> WhimbrelError | None:
+        """The error of an outage that has lasted so long."""
+        before = time.monotonic() - longer_than_s
+        return next((error for since, error in list(self._standing.values()) if since < before), None)
+
+    async def outlast(self, work: Callable[[], Awaitable[T]], what: str) -> T:
+        """Do it; again, ever more slowly, while the catalog is out. It must be repeatable."""
+        pause = 0.25
+        said = ""
         try:
-            result = await work()
-        except OUTAGES as error:
-            if error.message != said:
-                logger.warning("%s waits for the catalog: %s", what, error.message)
-            said = error.message
-            await asyncio.sleep(pause)
-            pause = min(2 * pause, LONGEST_PAUSE_S)
-        else:
-            if said:
+            while True:
+                try:
+                    return await work()
+                except OUTAGES as error:
+                    if error.message != said:
+                        logger.warning("%s waits for the catalog: %s", what, error.message)
+                    said = error.message
+                    since, _ = self._standing.get(what, (time.monotonic(), error))
+                    self._standing[what] = since, error
+                    await asyncio.sleep(pause)
+                    pause = min(2 * pause, LONGEST_PAUSE_S)
+        finally:
+            if self._standing.pop(what, None):
                 logger.info("%s goes on", what)
-            return result

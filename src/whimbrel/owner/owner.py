@@ -40,7 +40,7 @@ from whimbrel.owner.events import comes
 from whimbrel.owner.follower import Follower
 from whimbrel.owner.languages import LanguageWatch
 from whimbrel.owner.lock import Ownership
-from whimbrel.owner.outages import OUTAGES, outlast
+from whimbrel.owner.outages import OUTAGES, Outages
 from whimbrel.owner.rest import rest
 from whimbrel.owner.runner import Handler, Runner
 from whimbrel.owner.targets import Target
@@ -97,6 +97,7 @@ class Owner:
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._stages: dict[tuple[int, int, int], tuple[EmbeddingStage, asyncio.Task[None]]] = {}
         self._staging = asyncio.Lock()
+        self.outages = Outages()
         self._wakes: dict[int, asyncio.Event] = {}
         self._replacing: set[int] = set()
         self._given_up: set[int] = set()
@@ -244,7 +245,7 @@ class Owner:
     async def _look_after_views(self) -> None:
         assert self._wake is not None
         while True:
-            await outlast(self._look_at_views, "looking after views")
+            await self.outages.outlast(self._look_at_views, "looking after views")
             await comes(self._wake, self.parts.poll_s)
             self._wake.clear()
 
@@ -625,7 +626,7 @@ class Owner:
     async def _cut_logs(self) -> None:
         while True:
             await asyncio.sleep(60.0)
-            await outlast(lambda: asyncio.to_thread(self._cut), "cutting the log")
+            await self.outages.outlast(lambda: asyncio.to_thread(self._cut), "cutting the log")
 
     def _cut(self) -> None:
         """Cut each log below its slowest leased view. Views of this home are leased by being followed."""

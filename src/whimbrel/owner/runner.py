@@ -17,7 +17,7 @@ from whimbrel.catalog.engine import Catalog, now
 from whimbrel.domain import Job
 from whimbrel.errors import Fenced, UserError, WhimbrelError, place
 from whimbrel.owner.events import comes
-from whimbrel.owner.outages import OUTAGES, outlast
+from whimbrel.owner.outages import OUTAGES, Outages
 
 if TYPE_CHECKING:
     from whimbrel.owner.owner import Owner
@@ -118,7 +118,8 @@ class Runner:
                 self._wake.clear()
                 self._raise_failed()
                 kinds = self._open_kinds()
-                claimed = await outlast(partial(asyncio.to_thread, self._claim, kinds), "the queue of jobs")
+                claim = partial(asyncio.to_thread, self._claim, kinds)
+                claimed = await self._owner.outages.outlast(claim, "the queue of jobs")
                 if claimed is None:
                     await comes(self._wake, self._owner.parts.poll_s)
                 else:
@@ -221,4 +222,5 @@ async def _record(context: JobContext, said: Callable[[Connection], None]) -> No
         with context.catalog.write(fence=context.fence) as connection:
             said(connection)
 
-    await outlast(partial(asyncio.to_thread, work), f"job {context.job.id}")
+    outages = context.owner.outages if context.owner is not None else Outages()
+    await outages.outlast(partial(asyncio.to_thread, work), f"job {context.job.id}")
