@@ -6,6 +6,7 @@ import asyncio
 import json
 import socket
 import stat
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -301,6 +302,17 @@ async def test_many_clients_at_once_are_all_answered(served: Served) -> None:
     assert {answer.status_code for answer in answers} == {200}
 
 
+def logged(served: Served, request_id: str) -> list[dict[str, Any]]:
+    """The lines of a request, the last of which is written after its answer has been sent."""
+    deadline = time.monotonic() + 20
+    while True:
+        lines = [json.loads(line) for line in served.log.read_text().splitlines() if line.startswith("{")]
+        found = [line for line in lines if line.get("request_id") == request_id]
+        if found or time.monotonic() > deadline:
+            return found
+        time.sleep(0.05)
+
+
 def test_the_log_has_no_text_query_or_id(served: Served) -> None:
     secret = "zugzwang"
     sent = {"documents": [{"id": f"{secret}-id", "text": f"Of {secret}."}], "collection": "private", "wait": "all"}
@@ -309,8 +321,7 @@ def test_the_log_has_no_text_query_or_id(served: Served) -> None:
     served.http.get(f"/v1/documents/{secret}-id", params={"collection": "private"})
     given = served.http.post("/v1/search", json={"query": ""}, headers={"X-Request-Id": "mine-1"})
     assert given.headers["x-request-id"] == "mine-1"
-    lines = [json.loads(line) for line in served.log.read_text().splitlines() if line.startswith("{")]
-    (mine,) = [line for line in lines if line.get("request_id") == "mine-1"]
+    (mine,) = logged(served, "mine-1")
     assert mine["message"].startswith("POST /v1/search 422")
     assert (mine["method"], mine["route"], mine["status"]) == ("POST", "/v1/search", 422)
     assert mine["ms"] > 0

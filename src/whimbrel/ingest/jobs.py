@@ -14,7 +14,7 @@ from whimbrel.catalog.collections import Collection
 from whimbrel.errors import CollectionNotFound, Conflict
 from whimbrel.ingest.pipeline import Cutting, Guard, Ingest, IngestArgs, IngestReport, path_of
 from whimbrel.ingest.workers import ExtractionPool
-from whimbrel.owner.runner import JobContext
+from whimbrel.owner.runner import Cancelled, JobContext
 
 UPLOADS_AT_ONCE = 256
 
@@ -68,7 +68,6 @@ class Reading:
         after = int(context.cursor.get("after", -1))
         if "report" in context.cursor:
             run.report = IngestReport.of(context.cursor["report"])
-            await asyncio.to_thread(self._taken_in, context, after)
         began = time.monotonic()
         while True:
             some = await asyncio.to_thread(self._uploads, context, after)
@@ -77,19 +76,21 @@ class Reading:
             run.report.seen += len(some)
             await run.texts([run.text(about, data) for _, about, data in some])
             after = some[-1][0]
-            cursor = {"after": after, "report": run.report.as_dict()}
-            await context.checkpoint(cursor=cursor, documents=run.report.seen)
-            await asyncio.to_thread(self._taken_in, context, after)
+            if await asyncio.to_thread(self._taken_in, context, after, run.report):
+                raise Cancelled
         return {**self._position(context, run), "seconds": round(time.monotonic() - began, 2)}
 
     def _uploads(self, context: JobContext, after: int) -> list[tuple[int, dict[str, Any], bytes]]:
         with context.catalog.read() as connection:
             return jobs.uploads(connection, context.job.id, after, UPLOADS_AT_ONCE)
 
-    def _taken_in(self, context: JobContext, upto: int) -> None:
-        """What is in the collection now need not wait here for the end of the job: an erasure would miss it."""
+    def _taken_in(self, context: JobContext, upto: int, report: IngestReport) -> bool:
+        """What is in the collection now need not wait here for the end of the job: an erasure would miss it. Returns
+        whether the job is to stop."""
         with context.catalog.write(fence=context.fence) as connection:
             jobs.drop_uploads(connection, context.job.id, upto)
+            cursor = {"after": upto, "report": report.as_dict()}
+            return context.checkpoint_in(connection, cursor=cursor, documents=report.seen)
 
     def _run(self, context: JobContext) -> Ingest:
         collection_id = context.job.args["collection_id"]
