@@ -15,7 +15,9 @@ DEV := .venv/.installed-dev
 
 # The demo. Another folder has a home of its own, so that answers come from nowhere else.
 DOCS ?= docs
-QUESTION ?= $(if $(filter docs,$(DOCS)),What happens to the data when a process is killed?,What is this about?)
+# A question that fits any folder is answered by none in particular: it is not to be turned away for that.
+ANYWAY := $(if $(filter-out docs,$(DOCS)),$(if $(filter undefined,$(origin QUESTION)),WHIMBREL_ANSWER_ABSTAIN=0))
+QUESTION ?= $(if $(filter docs,$(DOCS)),What happens when a process is killed?,What is this about?)
 DEMO_HOME ?= $(if $(filter docs,$(DOCS)),.demo/docs,.demo/$(shell printf %s "$$(cd "$(DOCS)" 2>/dev/null && pwd)" | cksum | cut -d' ' -f1))
 PORT ?= 8000
 export DOCS QUESTION
@@ -37,7 +39,7 @@ demo: $(RUN) ## Ingest docs/ (or DOCS=path), answer QUESTION with citations, the
 	@echo "Taking in $$DOCS ..."
 	@$(WHIMBREL) ingest "$$DOCS"
 	@printf '\nQ: %s\n\n' "$$QUESTION"
-	@$(WHIMBREL) ask "$$QUESTION"
+	@$(ANYWAY) $(WHIMBREL) ask "$$QUESTION"
 ifeq ($(ONCE),)
 	@printf '\nAsk more: WHIMBREL_HOME=%s %s ask "..."\n' "$(DEMO_HOME)" "$(BIN)/whimbrel"
 	@$(WHIMBREL) serve --port $(PORT)
