@@ -161,7 +161,6 @@ class Owner(Section):
         ge=0,
         description="Seconds that old versions of a view are kept for readers that have them open; a purge ends after.",
     )
-    compact_every_commits: int = Field(default=60, ge=1, description="Commits to a view between two compactions.")
 
     @model_validator(mode="after")
     def _renews_in_time(self) -> Owner:
