@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from crash.harness import opened, paid_again, settle, verified
@@ -83,9 +85,10 @@ def test_a_view_behind_the_stage_gets_its_vectors_all_the_same(tmp_path: Path) -
         ownership.release()
 
 
-def test_a_building_view_whose_data_is_lost_begins_at_the_beginning(tmp_path: Path) -> None:
-    """It went on from the cursor of the data that was lost, and lacked all before it."""
-    home = tmp_path / "home"
+@contextmanager
+def half_built(home: Path) -> Iterator[tuple[Service, Collection, ViewRow, list[int], int]]:
+    """A lexicon being built beside the live one by an owner that was killed: ten chunks to copy, nothing copied; with
+    the keys of the chunks and the fence of who may go on."""
     with opened(home) as whimbrel:
         whimbrel.add([{"id": str(number), "text": f"A curlew, {number}."} for number in range(10)])
         settle(whimbrel)
@@ -103,23 +106,61 @@ def test_a_building_view_whose_data_is_lost_begins_at_the_beginning(tmp_path: Pa
                 replaces=row.id,
             )
             keys = rows.next_keys(connection, collection.id, row.view.chunking_id, after=0, upto=1_000, limit=10)
-            collections.set_view(connection, made.id, build_after=keys[4])  # so far it had come when its data was lost
-            made = collections.view(connection, made.id)
         ownership = lock.acquire(whimbrel.home, whimbrel.catalog, lease_s=30)
-
-        async def begin() -> None:
-            target = whimbrel._target(collection, made)
-            follower = Follower(
-                whimbrel.catalog, collection, made, target, None, fence=ownership.token, on_position=lambda: None
-            )
-            await follower.open()  # and here its owner is killed
-            await target.close()
-
-        asyncio.run(begin())
+        yield whimbrel, collection, made, keys, ownership.token
         ownership.release()
         settle(whimbrel)
         verified(whimbrel)
+
+
+def follow(whimbrel: Service, collection: Collection, row: ViewRow, fence: int, steps: int = 0) -> None:
+    """Begin to feed a view, and be killed after some steps."""
+
+    async def run() -> None:
+        target = whimbrel._target(collection, row)
+        follower = Follower(whimbrel.catalog, collection, row, target, None, fence=fence, on_position=lambda: None)
+        await follower.open()
+        for _ in range(steps):
+            await follower.step()
+        await target.close()
+
+    asyncio.run(run())
+
+
+def test_a_building_view_whose_data_is_lost_begins_at_the_beginning(tmp_path: Path) -> None:
+    """It went on from the cursor of the data that was lost, and lacked all before it."""
+    with half_built(tmp_path / "home") as (whimbrel, collection, made, keys, fence):
+        with whimbrel.catalog.write() as connection:
+            collections.set_view(connection, made.id, build_after=keys[4])  # so far it had come
+            made = collections.view(connection, made.id)
+        follow(whimbrel, collection, made, fence)
+    with opened(tmp_path / "home") as whimbrel:
         assert made.id in [row.id for row in whimbrel.views()]
+
+
+def test_a_building_view_whose_data_is_on_another_machine_begins_at_the_beginning(tmp_path: Path) -> None:
+    """One that had copied nothing, because its collection was empty, and followed the log since: the next owner went
+    on from there with an empty table, and its first rows were never in it."""
+    with half_built(tmp_path / "home") as (whimbrel, collection, made, _, fence):
+        with whimbrel.catalog.write() as connection:  # as it is for a view that was made before the first document
+            collections.set_view(connection, made.id, build_upto=0)
+            made = collections.view(connection, made.id)
+        follow(whimbrel, collection, made, fence, steps=3)
+        with whimbrel.catalog.read() as connection:
+            assert rows.count_chunks(connection, collection.id, made.view.chunking_id) == 10
+    with opened(tmp_path / "home") as whimbrel:
+        assert made.id in [row.id for row in whimbrel.views()]
+
+
+def test_a_view_that_lacks_rows_when_it_is_built_does_not_become_live(tmp_path: Path) -> None:
+    """Two machines that took turns as the owner, each with a folder of its own: neither had all of what was copied."""
+    with half_built(tmp_path / "home") as (whimbrel, collection, made, keys, fence):
+        follow(whimbrel, collection, made, fence)
+        with whimbrel.catalog.write() as connection:
+            collections.set_view(connection, made.id, build_after=keys[4])  # copied by the other one
+    with opened(tmp_path / "home") as whimbrel:
+        held = {row.id: row.view.state for row in whimbrel.views()}
+        assert held.get(made.id) != "live"
 
 
 def test_new_metadata_for_a_document_that_was_purged_meanwhile_is_no_error(tmp_path: Path) -> None:

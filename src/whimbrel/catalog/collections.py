@@ -238,6 +238,14 @@ def add_view(
     return view(connection, key)
 
 
+def begin_anew(connection: Connection, collection_id: int, key: int) -> ViewRow:
+    """Take the snapshot of a building view once more, at the log's head: what it had copied is gone."""
+    end = log.lock(connection, collection_id)
+    upto = max_chunk_key(connection, collection_id)
+    set_view(connection, key, epoch=end.epoch, position=end.head, build_after=0, build_upto=upto)
+    return view(connection, key)
+
+
 def view(connection: Connection, key: int) -> ViewRow:
     row = connection.execute(select(t.views).where(t.views.c.id == key)).first()
     if row is None:

@@ -84,11 +84,12 @@ class Follower:
         if not there and not self.building:
             raise ViewDamaged(f"View {self.row.id} has no data: its folder or table is gone.", _REBUILT)
         if not there:
-            if self.after:  # what was copied is gone: not to be taken for copied by the next owner either
-                await asyncio.to_thread(self._save, build_after=0)
+            # Before the data is made: what was copied and followed is gone, maybe with the machine that held it, and
+            # must not be taken for copied by the next owner either.
+            self.row = await asyncio.to_thread(self._begin_anew)
+            self.after, self.upto, self.position = 0, self.row.build_upto, self.row.view.position
             await self.target.create()
             self._fresh = True
-            self.after = 0
         if self.building and self.after < self.upto:
             return
         held = await self.target.position()
@@ -109,7 +110,7 @@ class Follower:
         # Until here a batch may have been applied in part by an owner that was killed: ids may be there already.
         self._trust_new_after = 0 if self._fresh else head.head
         if self.position == head.head:
-            await self._check_count()
+            await self.check_count()
 
     async def step(self) -> bool:
         """Do the next batch; False when the view stands at the head (or waits for vectors)."""
@@ -261,13 +262,18 @@ class Follower:
             found, waiting, _ = rows.load_chunks(connection, keys, self.row.view.space_id, new=new)
         return found, waiting
 
+    def _begin_anew(self) -> ViewRow:
+        with self.catalog.write(fence=self._fence) as connection:
+            return collections.begin_anew(connection, self.collection_id, self.row.id)
+
     def _save(self, **values: object) -> None:
         with self.catalog.write(fence=self._fence) as connection:
             collections.set_view(connection, self.row.id, **values)
 
     # --- checks ------------------------------------------------------------------------------------------------------
 
-    async def _check_count(self) -> None:
+    async def check_count(self) -> None:
+        """Whether the data has as many rows as the catalog, if both stand at one position. Raises `ViewDamaged`."""
         held = await self.target.count()
         expected, head = await asyncio.to_thread(self._expected)
         if head == self.position and held != expected:

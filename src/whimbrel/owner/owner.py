@@ -396,6 +396,7 @@ class Owner:
                     since_maintained = 0
                 continue
             if follower.row.view.state is ViewState.BUILDING:
+                await follower.check_count()  # its data may be what this machine had built when it was the owner before
                 await self._promote(collection, follower)
             if since_maintained:
                 await follower.maintain()
