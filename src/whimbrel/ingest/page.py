@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Sequence
 from itertools import islice
 
-from whimbrel.ingest.tags import Edit, Element, Page, plain, scan, weight
+from whimbrel.ingest.tags import Edit, Element, Page, at_least, plain, scan, weight
 
 _LEAST_SHARE = 0.2
 """Of the page's text without navigation: a part that holds less is not the main one, whatever it is called."""
@@ -42,11 +42,11 @@ def main_part(text: str) -> str:
     plainly = _plainly(page)
     around = list(_around(page, start, end, None))
     whole = page.render(start, end, plainly + around)
-    if not weight(whole):
+    if not at_least(whole, 1):
         return page.render(start, end, plainly)
     if main := _main(page, around):
         found = page.render(main.inner, main.inner_end, plainly + list(_around(page, main.inner, main.inner_end, main)))
-        if weight(found) >= _LEAST_SHARE * weight(whole):
+        if at_least(found, _LEAST_SHARE * len(whole)) or weight(found) >= _LEAST_SHARE * weight(whole):
             return found
     return whole
 
@@ -58,7 +58,7 @@ def _declared(text: str) -> str:
     if len(starts) != 1 or end < starts[0]:
         return text
     part = text[starts[0] : end + len("</main>")]
-    return part if weight(part) >= _ENOUGH else text
+    return part if at_least(part, _ENOUGH) else text
 
 
 def all_of_it(text: str) -> str:
@@ -85,16 +85,21 @@ def _plainly(page: Page) -> list[Edit]:
 def _main(page: Page, around: Sequence[Edit]) -> Element | None:
     """The part that the page declares as its main one, else the one that is named so. Within it, the article, if there
     is one that holds most of it."""
-    declared = _outer(one for one in page.elements if one.name == "main" or one.attributes.get("role") == "main")
-    named = _outer(one for one in page.elements if not _MAIN_NAMES.isdisjoint(one.names) and one.name != "a")
+    declared = _outer(
+        one for one in page.elements if one.name == "main" or ("main" in one.rest and one.attribute("role") == "main")
+    )
     main = declared[0] if len(declared) == 1 else None
     start, end = (main.start, main.end) if main else (0, len(page.text))
     articles = _outer(one for one in page.elements if one.name == "article" and start <= one.start < end)
     if len(articles) == 1:
-        share = page.weight(articles[0].start, articles[0].end, around) / max(page.weight(start, end, around), 1)
-        if share >= 0.5:
-            return articles[0]
-    return main or max(named, key=lambda one: page.weight(one.start, one.end, around), default=None)
+        article = articles[0]
+        rest = page.weight(start, end, [*around, article.whole])
+        if at_least(page.render(article.start, article.end, [*page.edits, *around]), max(rest, 1)):
+            return article
+    if main:
+        return main
+    named = _outer(one for one in page.elements if one.name != "a" and not _MAIN_NAMES.isdisjoint(one.names))
+    return max(named, key=lambda one: page.weight(one.start, one.end, around), default=None)
 
 
 def _outer(found: Iterator[Element]) -> list[Element]:
@@ -113,7 +118,7 @@ def _around(page: Page, start: int, end: int, main: Element | None) -> Iterator[
     for one in page.elements:
         if one.start < last or one.end > end or one is main or one.name in ("body", "main", "article", "a"):
             continue
-        sure = one.name in _AROUND or one.attributes.get("role", "").lower() in _ROLES_AROUND
+        sure = one.name in _AROUND or ("role" in one.rest and one.attribute("role").lower() in _ROLES_AROUND)
         if sure or (one.end - one.start < most and _looks_around(page, one, main)):
             yield one.whole
             last = one.end
@@ -141,7 +146,7 @@ def _links(page: Page) -> Iterator[Edit]:
     for one in page.elements:
         if one.name != "a":
             continue
-        href = one.attributes.get("href", "")
+        href = one.attribute("href")
         if href.startswith("#") or not href or not _LINK_NAMES.isdisjoint(one.names):
             text = plain(page.text[one.inner : one.inner_end]) if one.inner_end - one.inner < 200 else "long"
             if text.lower() in _LINK_TEXTS:
@@ -153,10 +158,10 @@ def _links(page: Page) -> Iterator[Edit]:
 
 def _pictures(page: Page) -> Iterator[Edit]:
     for one in page.pictures:
-        alt = one.attributes.get("alt", "")
+        alt = one.attribute("alt")
         if not alt:
             yield one.whole
-        elif not one.attributes.get("src", "").startswith(("http://", "https://")):
+        elif not one.attribute("src").startswith(("http://", "https://")):
             yield (one.start, one.end, html.escape(f"[image: {alt}]"))
 
 
@@ -166,7 +171,7 @@ def _tables(page: Page) -> Iterator[Edit]:
     for place, one in enumerate(tables):
         inner = list(_until(tables, place + 1, one.end))
         source = page.text[one.inner : one.inner_end]
-        if inner or (source.lower().count("<td") <= 2 and weight(source) > 600):
+        if inner or (source.lower().count("<td") <= 2 and at_least(source, 601)):
             yield (one.start, one.inner, "<div>")
             yield (one.inner_end, one.end, "</div>")
             last = one.inner

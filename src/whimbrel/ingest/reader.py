@@ -207,6 +207,8 @@ _MARKS = re.compile("\\s*\ue000(\\d+)\ue001\\s*")
 
 
 def _without_marks(text: str) -> tuple[str, list[tuple[int, int]]]:
+    if "\ue000" not in text:
+        return text, []
     parts, pages, size, last = [], [], 0, 0
     for mark in _MARKS.finditer(text):
         parts.append(text[last : mark.start()] + ("\n\n" if size or mark.start() > last else ""))

@@ -13,13 +13,17 @@ from dataclasses import dataclass, field
 
 _TRACKED = "body|main|article|section|div|nav|aside|header|footer|form|ul|ol|dl|table|pre|a|button|select|dialog|menu"
 _TAG = re.compile(
-    rf"<(?:(?P<mark>!--)|(?P<raw>script|style|template|svg|noscript|iframe)\b[^<>]*+>|"
-    rf"(?P<close>/?)(?P<name>{_TRACKED}|img)(?=[\s/>])(?P<rest>(?:[^<>\"']|\"[^\"]*\"|'[^']*')*+)>)",
-    re.IGNORECASE,
+    r"<(?:(!--)(?:[\s\S]*?-->|[\s\S]*)|"
+    r"(script|style|template|svg|noscript|iframe)\b[^<>]*+>(?:[\s\S]*?</\2[^>]*>|[\s\S]*)|"
+    rf"(/?)({_TRACKED}|img)(?=[\s/>])((?:[^<>\"']|\"[^\"]*\"|'[^']*')*+)>)"
 )
-_ATTRIBUTE = re.compile(
-    r"(?<![\w:-])(class|id|role|href|src|alt|itemprop)\s*=\s*(?:\"([^\"]*)\"|'([^']*)'|([^\s\"'>]+))", re.IGNORECASE
-)
+"""In a page in lower case: to ignore case would take a third longer. A comment; an element whose content is no text; the tag of an element: is it a closing one, its name, the rest."""
+_VALUE = r"\s*=\s*(?:\"([^\"]*)\"|'([^']*)'|([^\s\"'>]+))"
+_ATTRIBUTES = {
+    name: re.compile(rf"(?<![\w:-]){name}{_VALUE}", re.IGNORECASE) for name in ("role", "href", "src", "alt")
+}
+_NAMES = re.compile(rf"(?<![\w:-])(?:class|id){_VALUE}", re.IGNORECASE)
+_NONE: frozenset[str] = frozenset()
 _ANY_TAG = re.compile(r"<[^<>]*>")
 
 Edit = tuple[int, int, str]
@@ -32,12 +36,27 @@ class Element:
     start: int
     inner: int
     """Where its content begins."""
-    attributes: dict[str, str]
+    rest: str
+    """Its tag after the name."""
     parent: Element | None
     inner_end: int = -1
     end: int = -1
-    names: frozenset[str] = field(default=frozenset())
-    """Its classes and its id, in lower case."""
+    _names: frozenset[str] | None = None
+
+    def attribute(self, name: str) -> str:
+        """ "" where it has none. Read when it is asked for: of most elements, nothing is."""
+        found = _ATTRIBUTES[name].search(self.rest)
+        value = (found[1] or found[2] or found[3] or "").strip() if found else ""
+        return html.unescape(value) if "&" in value else value
+
+    @property
+    def names(self) -> frozenset[str]:
+        """Its classes and its id, in lower case."""
+        if self._names is None:
+            values = [one or two or three for one, two, three in _NAMES.findall(self.rest)] if "=" in self.rest else ()
+            joined = " ".join(values).lower()
+            self._names = frozenset((html.unescape(joined) if "&" in joined else joined).split()) if joined else _NONE
+        return self._names
 
     def unwrapped(self) -> list[Edit]:
         """What leaves its content and takes its tags."""
@@ -76,6 +95,12 @@ def weight(part: str) -> int:
     return sum(map(len, _ANY_TAG.sub(" ", part).split()))
 
 
+def at_least(part: str, least: float) -> bool:
+    """Whether a piece of HTML has so much text; where it has, its beginning says so most often."""
+    beginning = part[: 8 * int(least) + 400]
+    return weight(beginning) >= least or (len(beginning) < len(part) and weight(part) >= least)
+
+
 def plain(part: str) -> str:
     """The text of a piece of HTML, on one line."""
     return " ".join(html.unescape(_ANY_TAG.sub(" ", part)).split())
@@ -84,41 +109,28 @@ def plain(part: str) -> str:
 def scan(text: str) -> Page:
     page = Page(text)
     stack: list[Element] = []
-    lower = text.lower()
-    place = 0
-    while found := _TAG.search(text, place):
-        place = found.end()
-        if found["mark"] or found["raw"]:
-            place = _past(lower, "-->" if found["mark"] else f"</{found['raw'].lower()}", place)
-            page.edits.append((found.start(), place, " "))
+    for found in _TAG.finditer(text.encode("utf-8", "surrogatepass").lower().decode("utf-8", "surrogatepass")):
+        comment, raw, closing, name, _ = found.groups()
+        start, end = found.span()
+        if comment or raw:
+            page.edits.append((start, end, " "))
             continue
-        name = found["name"].lower()
-        if found["close"]:
-            _close(stack, name, found.start(), found.end())
+        if closing:
+            _close(stack, name, start, end)
             continue
-        attributes = _attributes(found["rest"])
-        element = Element(name, found.start(), found.end(), attributes, stack[-1] if stack else None)
+        element = Element(name, start, end, text[found.start(5) : end - 1], stack[-1] if stack else None)
         if name == "img":
-            element.inner_end = element.end = found.end()
+            element.inner_end = element.end = end
             page.pictures.append(element)
             continue
         if name == "a" and stack and stack[-1].name == "a":  # no link within a link: that one was not closed
-            stack[-1].inner_end = stack[-1].end = found.start()
+            stack[-1].inner_end = stack[-1].end = start
             stack.pop()
-        if "class" in attributes or "id" in attributes:
-            element.names = frozenset(f"{attributes.get('class', '')} {attributes.get('id', '')}".lower().split())
         stack.append(element)
         page.elements.append(element)
     for element in stack:
         element.inner_end = element.end = len(text)
     return page
-
-
-def _past(lower: str, closing: str, place: int) -> int:
-    """After the next `closing` tag or mark; the end where there is none."""
-    found = lower.find(closing, place)
-    end = lower.find(">", found) if found >= 0 else -1
-    return end + 1 if end >= 0 else len(lower)
 
 
 def _close(stack: list[Element], name: str, start: int, end: int) -> None:
@@ -130,11 +142,3 @@ def _close(stack: list[Element], name: str, start: int, end: int) -> None:
             stack[place].inner_end, stack[place].end = start, end
             del stack[place:]
             return
-
-
-def _attributes(rest: str) -> dict[str, str]:
-    if "=" not in rest:
-        return {}
-    if "&" in rest:
-        rest = html.unescape(rest)
-    return {found[1].lower(): (found[2] or found[3] or found[4] or "").strip() for found in _ATTRIBUTE.finditer(rest)}

@@ -43,7 +43,7 @@ PAUSE = 10
 """Times as long as maintenance took, it is put off for where it can be: LanceDB writes the whole table again each time
 (up to its 1,048,576 rows a fragment), and keeps the files of before for an hour. Until it cannot be put off:"""
 MOST_FRAGMENTS = 300
-MOST_UNINDEXED_SHARE = 0.1
+MOST_UNINDEXED_SHARE = 0.25
 MAX_VERSIONS = 500
 KEEP_VERSIONS = timedelta(hours=1)
 """A handle on a version that is removed is broken for good, so no reader may hold one longer."""
