@@ -96,7 +96,7 @@ def test_whatever_a_page_is_something_comes_out(parts: list[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    "part", ["<div>", "<div class='", "<!--", "<script>", "</div>", "<a href=#>", "<table>", "<pre>"]
+    "part", ["<div>", "<div class='", "<!--", "<script>", "</div>", "</script", "<a href=#>", "<table>", "<pre>"]
 )
 def test_a_hostile_page_comes_to_an_end(part: str) -> None:
     assert isinstance(main_part(part * 20_000), str)

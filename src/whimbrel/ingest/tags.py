@@ -14,10 +14,11 @@ from dataclasses import dataclass, field
 _TRACKED = "body|main|article|section|div|nav|aside|header|footer|form|ul|ol|dl|table|pre|a|button|select|dialog|menu"
 _TAG = re.compile(
     r"<(?:(!--)(?:[\s\S]*?-->|[\s\S]*)|"
-    r"(script|style|template|svg|noscript|iframe)\b[^<>]*+>(?:[\s\S]*?</\2[^>]*>|[\s\S]*)|"
+    r"(script|style|template|svg|noscript|iframe)\b[^<>]*+>(?:[\s\S]*?</\2(?:[^>]*>|[\s\S]*)|[\s\S]*)|"
     rf"(/?)({_TRACKED}|img)(?=[\s/>])((?:[^<>\"']|\"[^\"]*\"|'[^']*')*+)>)"
 )
-"""In a page in lower case: to ignore case would take a third longer. A comment; an element whose content is no text; the tag of an element: is it a closing one, its name, the rest."""
+"""A comment; an element whose content is no text; the tag of an element: is it a closing one, its name, the rest. For
+a page in lower case: not to look at the case takes two thirds of the time."""
 _VALUE = r"\s*=\s*(?:\"([^\"]*)\"|'([^']*)'|([^\s\"'>]+))"
 _ATTRIBUTES = {
     name: re.compile(rf"(?<![\w:-]){name}{_VALUE}", re.IGNORECASE) for name in ("role", "href", "src", "alt")
