@@ -12,7 +12,7 @@ from bench.corpus import PARAGRAPHS, question
 from bench.figures import Figure, clock, median, note, rss_mb
 from bench.homes import Grown, open_home, tokenizer
 from whimbrel import Whimbrel
-from whimbrel.owner.owner import AT_REST_S
+from whimbrel.owner.views import AT_REST_S
 
 SMALL = 10_000
 STEP = 50_000

@@ -13,7 +13,7 @@ from whimbrel import Whimbrel
 from whimbrel.catalog import bulk, vectors
 from whimbrel.catalog import tables as t
 from whimbrel.catalog.engine import take_keys
-from whimbrel.owner.owner import AT_REST_S
+from whimbrel.owner.views import AT_REST_S
 
 OVERRIDES = {"chunking.tokens": CHUNKING.tokens, "chunking.overlap": CHUNKING.overlap}
 
@@ -66,7 +66,7 @@ class Grown:
 def embedded_texts(whimbrel: Whimbrel) -> int:
     """What the owner's embedding stages have computed."""
     owner = whimbrel.owner
-    return sum(stage.embedded for stage, _ in owner._stages.values()) if owner is not None else 0
+    return owner.views.stages.embedded if owner is not None else 0
 
 
 def _stacked(rows: list) -> object:

@@ -313,7 +313,7 @@ def test_writing_the_catalog_anew_does_not_hold_the_one_connection_that_writes(h
 def test_memory_is_given_back_once_per_rest(tmp_path: Path, toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
     given: list[float] = []
     monkeypatch.setattr(rest, "trimmer", lambda: lambda: given.append(time.monotonic()))
-    monkeypatch.setattr("whimbrel.owner.owner.AT_REST_S", 0.3)
+    monkeypatch.setattr("whimbrel.owner.views.AT_REST_S", 0.3)
     with opened(tmp_path / "home") as home:
         home.add(notes("a"))
         until(lambda: len(given) == 1, "the first rest")

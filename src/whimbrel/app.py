@@ -40,7 +40,8 @@ from whimbrel.models.embedders.resolve import resolve_embedder
 from whimbrel.owner import lock
 from whimbrel.owner.erase import Eraser
 from whimbrel.owner.languages import first_language
-from whimbrel.owner.owner import Owner, Parts
+from whimbrel.owner.owner import Owner
+from whimbrel.owner.parts import Parts
 from whimbrel.owner.runner import JobContext, run
 from whimbrel.owner.targets import LexiconTarget, StoreTarget, Target
 from whimbrel.owner.tasks import delete_collection, drop_view, rebuild_view, verify_view

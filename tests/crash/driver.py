@@ -26,6 +26,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import whimbrel.catalog.engine
 import whimbrel.owner.owner
 import whimbrel.owner.tasks
+import whimbrel.owner.views
 import whimbrel.stores.lancedb.store
 from crash import points
 from whimbrel.app import Whimbrel
@@ -87,12 +88,12 @@ def _tell_where(_number: int, _frame: Any) -> None:
 @contextlib.contextmanager
 def quickened() -> Iterator[None]:
     """What takes a minute in earnest takes a moment here."""
-    before = whimbrel.owner.tasks.DROP_GRACE_S, whimbrel.owner.owner.AT_REST_S
-    whimbrel.owner.tasks.DROP_GRACE_S, whimbrel.owner.owner.AT_REST_S = 0.3, 0.5  # type: ignore[attr-defined]
+    before = whimbrel.owner.tasks.DROP_GRACE_S, whimbrel.owner.views.AT_REST_S
+    whimbrel.owner.tasks.DROP_GRACE_S, whimbrel.owner.views.AT_REST_S = 0.3, 0.5  # type: ignore[attr-defined]
     try:
         yield
     finally:
-        whimbrel.owner.tasks.DROP_GRACE_S, whimbrel.owner.owner.AT_REST_S = before  # type: ignore[attr-defined]
+        whimbrel.owner.tasks.DROP_GRACE_S, whimbrel.owner.views.AT_REST_S = before  # type: ignore[attr-defined]
 
 
 def _pretend_host(name: str) -> None:
@@ -178,7 +179,7 @@ def maintain(whimbrel: Whimbrel) -> int:
     if owner is None or owner._loop is None:
         return 0
     done = 0
-    for follower in list(owner.followers.values()):
+    for follower in list(owner.views.followers.values()):
         with contextlib.suppress(WhimbrelError):
             asyncio.run_coroutine_threadsafe(follower.maintain(full=True), owner._loop).result(60)
             done += 1

@@ -182,7 +182,7 @@ def settle(whimbrel: Whimbrel, timeout_s: float = 240.0) -> None:
 
 def _opened(whimbrel: Whimbrel) -> bool:
     """Whether the owner, if it is here, has looked at the data of every view: what is wrong with it shows by then."""
-    return whimbrel.owner is None or {row.id for row in fed(whimbrel.views())} <= whimbrel.owner.followers.keys()
+    return whimbrel.owner is None or {row.id for row in fed(whimbrel.views())} <= whimbrel.owner.views.followers.keys()
 
 
 def _at_rest(view: Mapping[str, Any]) -> bool:

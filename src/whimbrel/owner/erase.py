@@ -117,7 +117,7 @@ class Eraser:
         position = int(context.job.args["position"])
         owner.wake()
         waited = 0.0
-        while not await owner.wait_for_views(collection_id, position):
+        while not await owner.views.have_passed(collection_id, position):
             if waited >= VIEWS_WAIT_S:
                 raise PutAway(
                     now() + VIEWS_WAIT_S, context.cursor, waiting_for="views to catch up", completes_at="unknown"
@@ -158,7 +158,7 @@ class Eraser:
 
     async def _follower(self, owner: Owner, view: int) -> Follower:
         for _ in range(100):  # an owner that has just begun has not opened it yet
-            follower = owner.followers.get(view)
+            follower = owner.views.followers.get(view)
             if follower is not None:
                 return follower
             await asyncio.sleep(0.1)

@@ -16,7 +16,7 @@ from whimbrel.config import mask_url
 from whimbrel.domain import ViewKind, ViewState
 from whimbrel.errors import ConfigError, Conflict, NotFound, ViewDamaged
 from whimbrel.owner.follower import Follower
-from whimbrel.owner.owner import DROP_GRACE_S, Owner
+from whimbrel.owner.owner import Owner
 from whimbrel.owner.runner import ComeBack, JobContext, PutAway, Refused
 
 logger = logging.getLogger("whimbrel.jobs")
@@ -25,6 +25,8 @@ PATIENCE_S = 600.0
 LOOKS = 20
 """At a view that has far to go, before others have their turn."""
 COME_BACK_S = 0.5
+DROP_GRACE_S = 60.0
+"""How long the data of a replaced view stays, for searches that have it open."""
 LISTED = 20
 """Differences that a report names one by one."""
 
@@ -72,7 +74,7 @@ def _suspect(context: JobContext, key: int, reason: str) -> None:
 
 async def _follower(owner: Owner, key: int) -> Follower:
     for _ in range(300):
-        follower = owner.followers.get(key)
+        follower = owner.views.followers.get(key)
         if follower is not None:
             return follower
         with owner.catalog.read() as connection:
@@ -209,7 +211,7 @@ async def _begin_rebuild(context: JobContext, owner: Owner, key: int) -> int:
         last = max(other.id for other in every)
         begun = {"last": last, "collection": collection.id, "kind": row.view.kind.value}
         await context.checkpoint(cursor={"begun": begun})
-    new = await owner.rebuild(collection, row)
+    new = await owner.views.rebuild(collection, row)
     return new.id if new is not None else _replacement(context, key, begun)
 
 
@@ -241,7 +243,7 @@ async def drop_view(context: JobContext) -> Mapping[str, Any]:
     if not context.cursor.get("waited") and not context.job.args.get("now"):
         raise PutAway(now() + DROP_GRACE_S, {"waited": True}, waiting_for="searches that have it open")
     await asyncio.to_thread(_retire, context, key)
-    await owner.give_up(key)
+    await owner.views.give_up(key)
     left = await drop_data(owner, row) if collection is not None else ""
     await asyncio.to_thread(_forget, context, key)
     return {"view": key, "dropped": True, **({"left": left} if left else {})}
@@ -283,7 +285,7 @@ async def delete_collection(context: JobContext) -> Mapping[str, Any]:
         views = collections.views(connection, key)
     left = []
     for row in views:
-        await owner.give_up(row.id)
+        await owner.views.give_up(row.id)
         left.append(await drop_data(owner, row))
     removed = int(context.cursor.get("removed", 0))
     while True:
