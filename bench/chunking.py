@@ -62,7 +62,7 @@ def run(folder: Path, *, quick: bool) -> list[Figure]:
     questions = _questions(source)
     figures = []
     default = Chunking()
-    for chunking in [default] if quick else [default, Chunking(default.tokens, 0), Chunking(100, 0), Chunking(250, 25)]:
+    for chunking in [default] if quick else [default, Chunking(200, 20), Chunking(default.tokens, 0), Chunking(100, 0)]:
         ours = scores(corpora, questions, structured(chunking))
         theirs = scores(corpora, questions, recursive(chunking.tokens - SPECIAL, chunking.overlap))
         is_default = chunking == default

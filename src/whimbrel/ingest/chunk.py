@@ -20,9 +20,9 @@ from whimbrel.ingest.tokens import TokenCounter, TokenSpans
 class Chunking:
     """How documents are cut; part of a view's identity."""
 
-    tokens: int = 200
+    tokens: int = 180
     """The most that the embedder reads for one chunk: its context, its text and two special tokens."""
-    overlap: int = 20
+    overlap: int = 18
     """The most tokens that a chunk repeats from the one before it in the same section."""
 
     def __post_init__(self) -> None:
@@ -36,7 +36,7 @@ class Chunking:
 
     @property
     def spec(self) -> str:
-        """`tokens=200,overlap=20`: what `parse` reads."""
+        """`tokens=180,overlap=18`: what `parse` reads."""
         return ",".join(f"{field.name}={getattr(self, field.name)}" for field in fields(self))
 
     @classmethod
