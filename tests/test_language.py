@@ -7,11 +7,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from languages import ABOUT_TERNS, QUESTIONS
 from running import DEADLINE_S, head, until, verified
+from whimbrel.answer.languages import NAMES, foreign
+from whimbrel.answer.languages import language_of as asked_in
 from whimbrel.app import Whimbrel
 from whimbrel.catalog import collections
 from whimbrel.catalog.collections import ViewRow
@@ -82,6 +84,35 @@ def test_what_is_no_language_is_refused(said: str) -> None:
 def test_a_view_without_a_language_is_in_its_collections() -> None:
     assert language_of("tantivy:", "de") == "de"
     assert language_of("tantivy:", AUTO) == "en"
+
+
+# --- questions -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("question", "spoken", "named"),
+    [
+        ("Wie weit fliegt die Seeschwalbe?", "en", "German"),
+        ("Wie weit fliegt die Seeschwalbe?", "de", ""),
+        ("Как далеко летит крачка?", "en", "Russian"),
+        ("Як далеко летить крячок?", "en+uk", ""),
+        ("北極燕鷗飛多遠?", "en", "Chinese"),
+        ("日本国憲法第九条", "ja", ""),
+        ("キョクアジサシ", "zh", "Japanese"),
+        ("Որքա՞ն հեռու է թռչում", "en", "Armenian"),
+        ("Arctic tern", "de", ""),
+        ("How far does the tern fly?", "uk", ""),
+    ],
+)
+def test_a_question_is_foreign_where_that_is_plain(question: str, spoken: str, named: str) -> None:
+    assert foreign(question, spoken) == named
+
+
+@given(st.text(st.characters(categories=["Lo", "Ll", "Lm"]), max_size=20))
+@example("\U00017000\U00017001")  # Tangut: letters for which Python has no name
+def test_a_question_of_any_letters_may_come(question: str) -> None:
+    assert asked_in(question) in (None, *NAMES)
+    foreign(question, "en")
 
 
 # --- analysing -------------------------------------------------------------------------------------------------------

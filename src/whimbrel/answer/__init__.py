@@ -2,7 +2,7 @@
 
 from whimbrel.answer.abstaining import Answerability, answerable
 from whimbrel.answer.checking import Checked, Judge, check_answer
-from whimbrel.answer.citations import Support, check
+from whimbrel.answer.citations import Support
 from whimbrel.answer.extractive import answer_extractively
 
 __all__ = [
@@ -12,6 +12,5 @@ __all__ = [
     "Support",
     "answer_extractively",
     "answerable",
-    "check",
     "check_answer",
 ]

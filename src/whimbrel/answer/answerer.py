@@ -17,7 +17,7 @@ import numpy.typing as npt
 from whimbrel.answer.abstaining import ABSTAIN, answerable
 from whimbrel.answer.checking import Judge, check_answer
 from whimbrel.answer.extractive import NOTHING, answer_extractively
-from whimbrel.answer.languages import NAMES, language_of
+from whimbrel.answer.languages import NAMES, foreign
 from whimbrel.answer.prompt import NO_ANSWER, answer_prompt, choose, judge_prompt
 from whimbrel.catalog.conversations import Turn
 from whimbrel.domain import Answer, AnswerEvent, Hit, Passages, SearchResult, TextDelta
@@ -99,7 +99,7 @@ async def _generated(
     question: Question, hits: Sequence[Hit], generator: Generator, means: Means, degraded: Sequence[str]
 ) -> AsyncGenerator[AnswerEvent]:
     complaints = list(degraded)
-    if not _foreign(question.text, means):  # else words and an embedder of one language tell nothing: let it try
+    if not foreign(question.text, means.language):  # else what compares words tells nothing: let it try
         language, threshold = means.main_language, means.abstain
         verdict = await answerable(
             question.text, hits, means.embed, means.embed_query, language=language, threshold=threshold
@@ -154,9 +154,9 @@ async def _checked(
 
 async def _extractive(question: Question, hits: Sequence[Hit], means: Means, degraded: Sequence[str]) -> Answer:
     complaints = list(degraded)
-    if foreign := _foreign(question.text, means):
+    if asked_in := foreign(question.text, means.language):
         complaints.append(
-            f"answer: the question seems to be in {foreign} and the collection in {NAMES[means.main_language]}; "
+            f"answer: the question seems to be in {asked_in} and the collection in {NAMES[means.main_language]}; "
             "without a model that writes answers neither is translated"
         )
     answer = await answer_extractively(
@@ -170,14 +170,6 @@ async def _extractive(question: Question, hits: Sequence[Hit], means: Means, deg
     )
     usage = {**question.usage, **answer.usage}
     return replace(answer, question=question.text, usage=usage, abstained=answer.abstained or not answer.citations)
-
-
-def _foreign(question: str, means: Means) -> str:
-    """The name of the question's language, where it is plainly another than the collection's; else empty."""
-    asked_in = language_of(question)
-    if asked_in is None or means.main_language not in NAMES or asked_in in means.language.split("+"):
-        return ""
-    return NAMES[asked_in]
 
 
 class _Opening:

@@ -92,14 +92,6 @@ def judged(measured: Measured) -> Judgement:
     return Judgement(supported, round(score, 3), lacking)
 
 
-def check(sentence: str, quote: str, *, language: str = "en") -> Support:
-    """Whether `quote` says what `sentence` says, by words, numbers, names and negation alone."""
-    claim, source = plain(sentence), plain(quote)
-    if not claim or claim == source:
-        return "yes" if claim else "no"
-    return judged(measure(claim, Passage.of(quote), None, language=language)).supported
-
-
 @dataclass(frozen=True, slots=True)
 class Passage:
     """A passage, read into sentences once for all claims that cite it."""

@@ -3,26 +3,20 @@
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections import Counter
 
-NAMES = {
-    **{
-        "en": "English",
-        "de": "German",
-        "fr": "French",
-        "es": "Spanish",
-        "it": "Italian",
-        "pt": "Portuguese",
-    },
-    **{"nl": "Dutch", "ru": "Russian", "el": "Greek", "ar": "Arabic", "he": "Hebrew", "hi": "Hindi", "th": "Thai"},
-    **{"ja": "Japanese", "zh": "Chinese", "ko": "Korean", "ro": "Romanian"},
-}
+from whimbrel.lexicon.scripts import LATIN, language_of_letter, script_of
 
-_SCRIPTS = {
-    **{"CYRILLIC": "ru", "GREEK": "el", "ARABIC": "ar", "HEBREW": "he", "DEVANAGARI": "hi", "THAI": "th"},
-    **{"HIRAGANA": "ja", "KATAKANA": "ja", "HANGUL": "ko", "CJK": "zh"},
+NAMES = {
+    **{"en": "English", "de": "German", "fr": "French", "es": "Spanish", "it": "Italian", "pt": "Portuguese"},
+    **{"nl": "Dutch", "ru": "Russian", "el": "Greek", "ar": "Arabic", "he": "Hebrew", "hi": "Hindi", "th": "Thai"},
+    **{"ja": "Japanese", "zh": "Chinese", "ko": "Korean", "ro": "Romanian", "hy": "Armenian", "bn": "Bengali"},
+    **{"am": "Amharic", "ka": "Georgian", "gu": "Gujarati", "pa": "Punjabi", "kn": "Kannada", "km": "Khmer"},
+    **{"lo": "Lao", "ml": "Malayalam", "my": "Burmese", "or": "Odia", "si": "Sinhala", "ta": "Tamil", "te": "Telugu"},
+    **{"bo": "Tibetan"},
 }
+"""Of the languages that a question can be told to be in."""
+
 _WORDS = {
     "en": "the of is are what how does do who when where which why in and to a it was did for with on can you",
     "de": "der die das den dem des ist sind was wie wer wann wo welche welcher welches warum und ein eine einen "
@@ -45,7 +39,7 @@ _WORD = re.compile(r"[^\W\d_]+")
 def language_of(text: str) -> str | None:
     """An ISO 639 code; None where it is not plain. Cyrillic counts as Russian: the script is what matters."""
     letters = [letter for letter in text if letter.isalpha()]
-    other = Counter(_SCRIPTS.get(unicodedata.name(letter, "").split()[0], "") for letter in letters if letter > "ɏ")
+    other = Counter(language_of_letter(letter) for letter in letters if letter > "ɏ")
     if letters and sum(other.values()) > len(letters) / 2:
         code = "ja" if other["ja"] else other.most_common(1)[0][0]
         return code or None
@@ -53,3 +47,16 @@ def language_of(text: str) -> str | None:
     counts = Counter({code: sum(word in known for word in words) for code, known in _KNOWN.items()})
     (first, most), (_, second) = counts.most_common(2)
     return first if most >= 2 and most > second else None
+
+
+def foreign(question: str, spoken: str) -> str:
+    """The name of the question's language where it is plainly none of those that are `spoken`, `ru+en`; else empty."""
+    asked_in, codes = language_of(question), spoken.split("+")
+    if asked_in is None or codes[0] not in NAMES or asked_in in codes:
+        return ""
+    if asked_in == "zh" and "ja" in codes:  # a few words of Japanese may have no kana
+        return ""
+    script = script_of(asked_in)
+    if script != LATIN and script in map(script_of, codes):  # it told by its script, which the collection has too
+        return ""
+    return NAMES[asked_in]

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from tantivy import Filter, TextAnalyzer, TextAnalyzerBuilder, Tokenizer
 
 from whimbrel.lexicon.english import STOP_WORDS, without_contractions
-from whimbrel.lexicon.language import LATIN, script_of
+from whimbrel.lexicon.scripts import LATIN, script_of
 
 VERSION = 2
 """Part of the analyser's name in an index: raise it when the same text would give other terms."""

@@ -1,4 +1,4 @@
-"""The language that a lexicon's texts are analysed in: what it is called, where it is written, and finding it out.
+"""The language that a lexicon's texts are analysed in: what it is called, where it stands, and finding it out.
 
 A language is a code of ISO 639, `de`, or several that share no script, `ru+en`: each word then meets the stemmer of its
 own script. It stands in the uri of a lexicon's view (`tantivy:de`), so that a view is never read in another language
@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from whimbrel.errors import BadInput
+from whimbrel.lexicon.scripts import script_of
 
 AUTO = "auto"
 """What a collection's row says while its language is found out from its documents."""
@@ -19,44 +20,9 @@ AUTO = "auto"
 DEFAULT = "en"
 """Where nothing tells: in most collections of few words, names and code it does no harm."""
 
-_SCRIPTS = {
-    "Arabic": "ar ckb fa ps sd ug ur",
-    "Armenian": "hy",
-    "Bengali": "as bn",
-    "Burmese": "my",
-    "Chinese": "zh",
-    "Cyrillic": "be bg kk ky mk mn ru sr tg uk",
-    "Devanagari": "hi mr ne sa",
-    "Ethiopic": "am ti",
-    "Georgian": "ka",
-    "Greek": "el",
-    "Gujarati": "gu",
-    "Gurmukhi": "pa",
-    "Hebrew": "he yi",
-    "Japanese": "ja",
-    "Kannada": "kn",
-    "Khmer": "km",
-    "Korean": "ko",
-    "Lao": "lo",
-    "Malayalam": "ml",
-    "Odia": "or",
-    "Sinhala": "si",
-    "Tamil": "ta",
-    "Telugu": "te",
-    "Thai": "th",
-    "Tibetan": "bo dz",
-}
-_SCRIPT_OF = {code: script for script, codes in _SCRIPTS.items() for code in codes.split()}
-LATIN = "Latin"
-
 _SCHEME = "tantivy:"
 _CODE = re.compile(r"[a-z]{2,3}")
 _MOST_LANGUAGES = 4
-
-
-def script_of(code: str) -> str:
-    """The script that a language is mostly written in; Latin for those that are not known here."""
-    return _SCRIPT_OF.get(code, LATIN)
 
 
 def checked(language: str) -> str:
