@@ -137,6 +137,14 @@ async def test_a_named_site_may_call(tmp_path: Path) -> None:
         refused(await http.options("/v1/search", headers=PREFLIGHT | evil), 405, "MethodNotAllowed")
 
 
+async def test_a_named_site_may_use_every_method_that_there_is(tmp_path: Path) -> None:
+    async with calling(tmp_path, "localhost", SERVER_CORS_ORIGINS=SITE) as http:
+        told = await http.options("/v1/search", headers=PREFLIGHT)
+        routes = (await http.get("/openapi.json")).json()["paths"].values()
+        used = {method.upper() for route in routes for method in route}
+        assert used == set(told.headers["access-control-allow-methods"].split(", "))
+
+
 async def test_a_preflight_needs_no_key_and_what_follows_does(tmp_path: Path) -> None:
     async with calling(tmp_path, "192.0.2.7", API_KEYS="anna:s3cret", SERVER_CORS_ORIGINS="*") as http:
         told = await http.options("/v1/search", headers=PREFLIGHT)

@@ -12,7 +12,7 @@ from whimbrel.config.values import listed
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-METHODS = b"GET, POST, PATCH, DELETE"
+METHODS = b"GET, POST, PUT, PATCH, DELETE"
 HEADERS = b"Accept, Authorization, Content-Type, Idempotency-Key, Last-Event-ID, X-Request-ID"
 EXPOSED = b"Location, Retry-After, X-Request-ID"
 REMEMBERED_S = b"600"
