@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from serving import Served, refused
+from test_formats import PASSWORD, locked_pdf
 from whimbrel.errors import BadInput, MalformedUpload, TooLarge
 from whimbrel.ingest.handed_in import MAX_NAME, safe_name
 from whimbrel.server.multipart import Upload, read_upload
@@ -113,6 +114,50 @@ def test_a_bad_file_fails_by_itself(served: Served) -> None:
     assert (answer["added"], answer["failed"]) == (1, 2)
     assert {one["uri"] for one in answer["failures"]} == {"upload:bad.pdf", "upload:empty.txt"}
     assert all(one["reason"] and one["hint"] for one in answer["failures"])
+
+
+def test_a_password_opens_an_upload_and_is_written_nowhere(served: Served) -> None:
+    locked = [("file", ("locked.pdf", locked_pdf("The words inside.", PASSWORD)))]
+
+    def sent(**form: Any) -> Any:
+        return served.http.post(PLACE, files=locked, data={"collection": "locked", "wait": "all", **form}).json()
+
+    (failure,) = sent()["failures"]
+    assert (failure["error"], "`password`" in failure["hint"]) == ("EncryptedFile", True)
+    assert sent(password="wrong")["failed"] == 1
+    assert sent(password=["", "wrong", PASSWORD])["added"] == 1
+    hits = served.http.post("/v1/search", json={"query": "words inside", "collection": "locked"}).json()["hits"]
+    assert (hits[0]["uri"], hits[0]["page"]) == ("upload:locked.pdf", 1)
+    assert PASSWORD not in served.http.get("/v1/jobs").text + served.log.read_text()
+    for path in served.home.rglob("*"):
+        assert not path.is_file() or PASSWORD.encode() not in path.read_bytes(), path
+    refused(served.http.post(PLACE, files=locked, data={"password": [str(n) for n in range(21)]}), 422, "BadInput")
+
+
+def test_a_request_with_passwords_sent_again_is_one_job(served: Served) -> None:
+    def sent(**form: str) -> Any:
+        return served.http.post(
+            PLACE,
+            files=[("file", ("again.pdf", locked_pdf("Again.", PASSWORD)))],
+            data={"collection": "again", "wait": "job", **form},
+            headers={"Idempotency-Key": "locked-1"},
+        )
+
+    first = sent(password=PASSWORD).json()
+    assert first["added"] == 1
+    assert sent(password=PASSWORD).json()["job_id"] == first["job_id"]
+    refused(sent(), 409, "Conflict")
+
+
+def test_a_worker_beside_the_owner_takes_no_passwords(served: Served) -> None:
+    beside = Served(served.home)
+    try:
+        beside.wait({"owner": "elsewhere"})
+        files = [("file", ("locked.pdf", locked_pdf("Beside.", PASSWORD)))]
+        problem = refused(beside.http.post(PLACE, files=files, data={"password": PASSWORD}), 409, "Conflict")
+        assert PASSWORD not in json.dumps(problem)
+    finally:
+        beside.stop()
 
 
 def test_a_name_with_a_path_makes_no_file(served: Served) -> None:

@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from running import until
 from test_extract import pdf
 from whimbrel.app import Whimbrel
-from whimbrel.domain import Extracted
+from whimbrel.domain import Extracted, JobState
 from whimbrel.errors import ConfigError, Conflict, CorruptFile, EmptyFile, EncryptedFile, UnsupportedFormat
 from whimbrel.ingest import reader
 from whimbrel.ingest.extract import extract
@@ -110,6 +111,15 @@ def test_a_password_given_to_an_ingest_opens_its_files_and_is_stored_nowhere(
             assert PASSWORD.encode() not in path.read_bytes(), path
     with sqlite3.connect(home.home.path / "catalog.db") as catalog:
         assert "sesame" not in json.dumps(catalog.execute("select args, result, error from jobs").fetchall())
+
+
+def test_a_password_is_forgotten_when_its_job_is_done(home: Whimbrel, name: str, tmp_path: Path) -> None:
+    (tmp_path / "locked.pdf").write_bytes(locked_pdf("The words inside.", PASSWORD))
+    job = home.start_ingest([tmp_path], name, passwords=[PASSWORD])
+    kept = job.args["secrets"]
+    assert home.own()
+    until(lambda: home.job(job.id).state is JobState.DONE, "the job")
+    assert (home.job(job.id).result["added"], home.secrets_of(kept)) == (1, ())
 
 
 def test_passwords_are_not_handed_to_another_owner(home: Whimbrel, tmp_path: Path) -> None:

@@ -204,7 +204,7 @@ class Whimbrel(Service):
             cutting_of=self._cutting,
             guard=Guard(settings.ingest.gone_guard_share, settings.ingest.gone_guard_min),
             in_flight=4 * settings.ingest.workers,
-            secrets=self.secrets_of,
+            secrets=self,
         )
         return Parts(
             catalog=self.catalog,

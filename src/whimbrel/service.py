@@ -164,8 +164,6 @@ class Service(ABC):
             args["id"] = id
         if metadata is not None:
             args["metadata"] = checked_metadata(metadata)
-        if passwords:
-            args["secrets"] = self._keep_secrets(passwords)
         spec = self._checked_chunking(chunking) if chunking is not None else None
         return self._enqueue(
             "ingest",
@@ -175,6 +173,7 @@ class Service(ABC):
             idempotency_key=idempotency_key,
             create=True,
             chunking=spec,
+            passwords=passwords,
         )
 
     def _keep_secrets(self, passwords: Sequence[str]) -> str:
@@ -192,6 +191,9 @@ class Service(ABC):
     def secrets_of(self, name: str) -> Sequence[str]:
         """What was given to this process under that name: after a restart, nothing."""
         return self._secrets.get(name, ())
+
+    def forget_secrets(self, name: str) -> None:
+        self._secrets.pop(name, None)
 
     def add(
         self,
@@ -215,11 +217,16 @@ class Service(ABC):
         return self._enqueue("add", collection, args, uploads=uploads, idempotency_key=idempotency_key, create=True)
 
     def start_files(
-        self, files: Sequence[HandedIn], collection: str = "default", *, idempotency_key: str | None = None
+        self,
+        files: Sequence[HandedIn],
+        collection: str = "default",
+        *,
+        idempotency_key: str | None = None,
+        passwords: Sequence[str] = (),
     ) -> Job:
         """Enqueue files that were handed in, byte for byte; they are in the catalog when this returns.
 
-        Raises `BadInput`, `TooLarge`; nothing was written then.
+        `passwords`: as for `start_ingest`. Raises `BadInput`, `TooLarge`, `Conflict`; nothing was written then.
         """
         described = describe(files, self.settings.ingest.max_file_bytes)
         parts = [
@@ -230,7 +237,15 @@ class Service(ABC):
         args = {"count": len(files), "digest": hash_id(*parts)}
         # One at a time is read into memory: of own files, written a moment ago, so that the transaction stays short.
         uploads = ((about, file.read()) for about, file in zip(described, files, strict=True))
-        return self._enqueue("add", collection, args, uploads=uploads, idempotency_key=idempotency_key, create=True)
+        return self._enqueue(
+            "add",
+            collection,
+            args,
+            uploads=uploads,
+            idempotency_key=idempotency_key,
+            create=True,
+            passwords=passwords,
+        )
 
     def _enqueue(
         self,
@@ -243,19 +258,26 @@ class Service(ABC):
         idempotency_key: str | None = None,
         create: bool = False,
         chunking: str | None = None,
+        passwords: Sequence[str] = (),
     ) -> Job:
-        with self.catalog.write() as connection:
-            found = self._find(connection, collection, create=create, chunking=chunking)
-            job, _ = jobs.enqueue(
-                connection,
-                kind,
-                collection_id=found.id,
-                collection=found.name,
-                args={**args, "collection_id": found.id},
-                host=host,
-                uploads=uploads,
-                idempotency_key=f"{found.id}:{idempotency_key}" if idempotency_key else None,
-            )
+        secret = self._keep_secrets(passwords) if passwords else ""
+        made = False
+        try:
+            with self.catalog.write() as connection:
+                found = self._find(connection, collection, create=create, chunking=chunking)
+                job, made = jobs.enqueue(
+                    connection,
+                    kind,
+                    collection_id=found.id,
+                    collection=found.name,
+                    args={**args, "collection_id": found.id, **({"secrets": secret} if secret else {})},
+                    host=host,
+                    uploads=uploads,
+                    idempotency_key=f"{found.id}:{idempotency_key}" if idempotency_key else None,
+                )
+        finally:
+            if not made:
+                self.forget_secrets(secret)
         self._wake()
         return job
 
@@ -329,7 +351,7 @@ class Service(ABC):
             if on_progress is not None:
                 on_progress(job)
         if job.state is not JobState.WAITING:
-            self._secrets.pop(job.args.get("secrets", ""), None)
+            self.forget_secrets(job.args.get("secrets", ""))
         if job.state is JobState.FAILED:
             raise JobFailed.of(job)
         if job.state is JobState.CANCELLED:

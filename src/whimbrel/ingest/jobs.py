@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 from whimbrel.catalog import collections, jobs
 from whimbrel.catalog.collections import Collection
@@ -19,8 +19,12 @@ from whimbrel.owner.runner import Cancelled, JobContext
 UPLOADS_AT_ONCE = 256
 
 
-def _no_secrets(name: str) -> Sequence[str]:
-    return ()
+class Secrets(Protocol):
+    """The passwords that were given to this process for a job: its row holds no more than a name for them."""
+
+    def secrets_of(self, name: str) -> Sequence[str]: ...
+
+    def forget_secrets(self, name: str) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +36,7 @@ class Reading:
     """How a collection's documents are cut."""
     guard: Guard
     in_flight: int
-    secrets: Callable[[str], Sequence[str]] = _no_secrets
-    """The passwords that were given to this process for a job: its row holds no more than a name for them."""
+    secrets: Secrets
 
     async def ingest(self, context: JobContext) -> Mapping[str, Any]:
         """Handler of `ingest` jobs. After a crash it walks again: what is done is unchanged, and costs a `stat`."""
@@ -60,7 +63,7 @@ class Reading:
                     chunks=counts.chunks_added,
                     position=counts.head,
                 )
-        return {**self._position(context, run), "seconds": round(time.monotonic() - began, 2)}
+        return self._result(context, run, began)
 
     async def add(self, context: JobContext) -> Mapping[str, Any]:
         """Handler of `add` jobs. The cursor is the last upload that was committed, and the report up to there."""
@@ -78,7 +81,7 @@ class Reading:
             after = some[-1][0]
             if await asyncio.to_thread(self._taken_in, context, after, run.report):
                 raise Cancelled
-        return {**self._position(context, run), "seconds": round(time.monotonic() - began, 2)}
+        return self._result(context, run, began)
 
     def _uploads(self, context: JobContext, after: int) -> list[tuple[int, dict[str, Any], bytes]]:
         with context.catalog.read() as connection:
@@ -101,7 +104,7 @@ class Reading:
                 f"The collection {context.job.collection!r} has been deleted meanwhile.", "Nothing was written."
             )
         cutting = self.cutting_of(collection)
-        if passwords := self.secrets(context.job.args.get("secrets", "")):
+        if passwords := self.secrets.secrets_of(context.job.args.get("secrets", "")):
             options = replace(cutting.options, passwords=[*passwords, *cutting.options.passwords])
             cutting = replace(cutting, options=options)
         return Ingest(
@@ -113,6 +116,10 @@ class Reading:
             fence=context.fence,
             in_flight=self.in_flight,
         )
+
+    def _result(self, context: JobContext, run: Ingest, began: float) -> dict[str, Any]:
+        self.secrets.forget_secrets(context.job.args.get("secrets", ""))
+        return {**self._position(context, run), "seconds": round(time.monotonic() - began, 2)}
 
     def _position(self, context: JobContext, run: Ingest) -> dict[str, Any]:
         """The report; with the head of the log where nothing was written, so that there is a position to wait for."""

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from kreuzberg._internal_bindings import HtmlConversionOptions  # a type that only its stub has
 
 OCR_HINT = "Install Tesseract (`tesseract-ocr` and the language packs you need), and ingest the file again."
-PASSWORD_HINT = "Give it: `whimbrel ingest --password`, or the setting `ingest.passwords`."
+PASSWORD_HINT = "Give it: `whimbrel ingest --password`, `password` with an upload, or the setting `ingest.passwords`."
 TESSDATA = (
     "/usr/share/tesseract-ocr/5/tessdata",
     "/usr/share/tesseract-ocr/4/tessdata",

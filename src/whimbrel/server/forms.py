@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, cast, get_args
 
 from whimbrel.errors import BadInput, InvalidRequest
@@ -18,6 +18,7 @@ class FilesForm:
     files: list[HandedIn]
     collection: str
     wait: Wait
+    passwords: Sequence[str] = field(default=(), repr=False)
 
     @classmethod
     def of(cls, upload: Upload) -> FilesForm:
@@ -39,8 +40,12 @@ class FilesForm:
             HandedIn(one.name, one.size, one.digest, one.read, ids[number] if ids else None, metadata)
             for number, one in enumerate(upload.files)
         ]
-        return cls(files, _single(fields, "collection", "default"), _wait(_single(fields, "wait", "none")))
+        collection, wait = _single(fields, "collection", "default"), _wait(_single(fields, "wait", "none"))
+        return cls(files, collection, wait, _passwords(fields.get("password", ())))
 
+
+MAX_PASSWORDS = 20
+"""Each may take a second to be tried, on each encrypted file."""
 
 _DESCRIBED = "/openapi.json describes every field."
 
@@ -57,6 +62,13 @@ def _wait(value: str) -> Wait:
     if value not in known:
         raise InvalidRequest(f"Not as documented: wait: one of {', '.join(known)}", _DESCRIBED)
     return cast(Wait, value)
+
+
+def _passwords(sent: Sequence[str]) -> list[str]:
+    found = list(dict.fromkeys(one for one in sent if one))
+    if len(found) > MAX_PASSWORDS:
+        raise BadInput(f"More than {MAX_PASSWORDS} passwords. Nothing was written.", "Send fewer.")
+    return found
 
 
 def _metadata(text: str) -> Mapping[str, Any] | None:

@@ -158,6 +158,9 @@ class FilesBody(BaseModel):
     collection: str = Field("default", description="Made if there is none.")
     id: list[str] = Field([], description="Your own ids: none, or one for each file, in their order.")
     metadata: str = Field("", description="A JSON object that each of the files gets.")
+    password: list[str] = Field(
+        [], description="Tried on encrypted PDFs; stored nowhere. Refused where another process owns the home."
+    )
     wait: Wait = "none"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import time
 from typing import Annotated
 
@@ -76,8 +77,8 @@ async def _files(here: Served, request: Request, key: str | None) -> tuple[Job, 
     upload = await read_upload(request.stream(), request.headers["content-type"], here.whimbrel.home.path, limit)
     try:
         form = FilesForm.of(upload)
-        work = here.whimbrel.start_files
-        return await here.call(work, form.files, form.collection, idempotency_key=key), form.wait
+        start = functools.partial(here.whimbrel.start_files, idempotency_key=key, passwords=form.passwords)
+        return await here.call(start, form.files, form.collection), form.wait
     finally:
         upload.close()
 
