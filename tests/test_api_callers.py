@@ -9,6 +9,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from languages import ABOUT_TERNS
 from serving import Served, refused
 from whimbrel import Whimbrel
 from whimbrel.config import load_settings
@@ -175,10 +176,20 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         assert made.stop() == 0, made.log.read_text()
 
 
+def test_a_collection_says_what_language_was_found_out(served: Served) -> None:
+    sent = {"documents": [{"id": "a", "text": ABOUT_TERNS["fr"]}], "collection": "sternes", "wait": "all"}
+    assert served.http.post("/v1/documents", json=sent).status_code == 200
+    there = {one["name"]: one for one in served.http.get("/v1/collections").json()["collections"]}
+    status = {one["name"]: one for one in served.http.get("/v1/status").json()["collections"]}
+    for found in (there["sternes"], status["sternes"], served.http.get("/v1/collections/sternes").json()):
+        assert (found["language"], found["analysed_as"]) == ("auto", "fr")
+
+
 def test_collections_are_made_renamed_and_deleted(served: Served) -> None:
     made = served.http.post("/v1/collections", json={"name": "birds", "language": "de"})
     assert made.status_code == 201
     assert served.http.get(made.headers["location"]).json() == made.json()
+    assert (made.json()["language"], made.json()["analysed_as"]) == ("de", "de")
     refused(served.http.post("/v1/collections", json={"name": "birds"}), 409, "Conflict")
     refused(served.http.post("/v1/collections", json={"name": "no spaces"}), 422, "BadInput")
     refused(served.http.post("/v1/collections", json={"name": "x", "language": "!"}), 422, "InvalidRequest")

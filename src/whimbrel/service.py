@@ -486,10 +486,16 @@ class Service(ABC):
 
     def language(self, collection: str = "default") -> str:
         """What the words of a collection are analysed as now, by its live lexicon."""
+        return self.languages([self.collection(collection)])[0]
+
+    def languages(self, of: Sequence[Collection]) -> list[str]:
+        """What the words of each collection are analysed as now, by its live lexicon."""
         with self.catalog.read() as connection:
-            found = collections.find(connection, collection)
-            _, lexicon = collections.live_views(connection, found)
-        return language_of(lexicon.view.uri if lexicon is not None else "", found.language)
+            lexicons = [collections.live_views(connection, one)[1] for one in of]
+        return [
+            language_of(row.view.uri if row is not None else "", one.language)
+            for one, row in zip(of, lexicons, strict=True)
+        ]
 
     def rename_collection(self, name: str, to: str) -> Collection:
         with self.catalog.write() as connection:
@@ -601,6 +607,9 @@ class Service(ABC):
         """Collections, documents by state, views with their lag, jobs that are not done."""
         with self.catalog.read() as connection:
             found = listing.status(connection, self.settings, str(self.home.path))
+            every = collections.every(connection)
+        for one, analysed_as in zip(found["collections"], self.languages(every), strict=True):
+            one["analysed_as"] = analysed_as
         owner = lock.lease_of(self.home, self.catalog)
         return {**found, "owner": {"holder": owner.holder, **owner.info} if owner is not None else None}
 

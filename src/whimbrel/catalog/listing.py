@@ -72,6 +72,7 @@ def _collection(connection: Connection, collection: Collection, settings: Settin
     chunking = next((row.view.chunking_id for row in live), None)
     return {
         "name": collection.name,
+        "language": collection.language,
         "epoch": collection.epoch,
         "head": collection.head,
         "documents": {state.value: states.get(state, 0) for state in DocumentState},

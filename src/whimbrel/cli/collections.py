@@ -28,8 +28,11 @@ def list_(as_json: AsJson = False) -> None:
     if as_json:
         out.data({"collections": found})
         return
-    rows = [[one["name"], sum(one["documents"].values()) - one["documents"]["gone"], one["chunks"]] for one in found]
-    out.table(["collection", "documents", "chunks"], rows)
+    rows = [
+        [one["name"], sum(one["documents"].values()) - one["documents"]["gone"], one["chunks"], one["analysed_as"]]
+        for one in found
+    ]
+    out.table(["collection", "documents", "chunks", "language"], rows)
 
 
 @app.command()

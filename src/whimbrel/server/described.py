@@ -254,6 +254,9 @@ class CollectionShape(BaseModel):
 
     name: str
     language: str
+    """As it was said: `auto` is found out from the documents."""
+    analysed_as: str
+    """The language that its words are analysed in now."""
     epoch: str
     head: int
     """The last position of its log."""

@@ -63,7 +63,7 @@ DOCUMENT = {
     "chunks": 1,
     "position": 1,
 }
-COLLECTION = {"name": "default", "language": "en", "epoch": "5f3a9c", "head": 12}
+COLLECTION = {"name": "default", "language": "auto", "analysed_as": "en", "epoch": "5f3a9c", "head": 12}
 JOB = {
     "id": JOB_ID,
     "kind": "add",

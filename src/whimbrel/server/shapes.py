@@ -122,5 +122,11 @@ def _time(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
 
 
-def collection(found: Collection) -> dict[str, Any]:
-    return {"name": found.name, "language": found.language, "epoch": found.epoch, "head": found.head}
+def collection(found: Collection, analysed_as: str) -> dict[str, Any]:
+    return {
+        "name": found.name,
+        "language": found.language,
+        "analysed_as": analysed_as,
+        "epoch": found.epoch,
+        "head": found.head,
+    }
