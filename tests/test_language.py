@@ -44,6 +44,14 @@ def test_too_little_tells_nothing() -> None:
         assert detect(texts) is None, texts
 
 
+def test_a_sentence_tells_where_the_script_does() -> None:
+    assert detect(["数据库每天凌晨三点备份。备份保留三十天。"]) is None
+    assert detect(["数据库每天凌晨三点备份。备份保留三十天。超过三十天的备份会自动删除。"]) == "zh"
+    assert detect(["データベースのバックアップは毎晩三時に実行されます。"]) == "ja"
+    assert detect(["데이터베이스 백업은 매일 밤 세 시에 실행됩니다."]) == "ko"
+    assert detect(["Резервная копия базы данных делается ночью."]) is None  # Cyrillic is that of many
+
+
 def test_code_among_prose_does_not_vote() -> None:
     code = "```js\n" + "function nah(und) { return der(die, das) }\n" * 60 + "```\n"
     assert detect([f"# `der_die_das`\n\n{code}\n{ABOUT_TERNS['en']}\n\nSee https://example.org/der/die/das."]) == "en"

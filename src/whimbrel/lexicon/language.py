@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from whimbrel.errors import BadInput
-from whimbrel.lexicon.scripts import script_of
+from whimbrel.lexicon.scripts import script_of, shares_script
 
 AUTO = "auto"
 """What a collection's row says while its language is found out from its documents."""
@@ -61,6 +61,9 @@ def language_of(uri: str, collection_language: str) -> str:
 LEAST_LETTERS = 100
 """Of all texts together; by fewer a language is not told from its neighbours."""
 
+LEAST_ALONE = 20
+"""Where its script is no other language's."""
+
 SAMPLE_CHARS = 2_000
 """Of each text."""
 
@@ -84,7 +87,7 @@ def detect(texts: Sequence[str]) -> str | None:
         if code is not None:
             votes[code] += letters
     total = votes.total()
-    if total < LEAST_LETTERS:
+    if sum(count / (LEAST_LETTERS if shares_script(code) else LEAST_ALONE) for code, count in votes.items()) < 1:
         return None
     scripts: Counter[str] = Counter()
     for code, letters in votes.items():

@@ -24,6 +24,12 @@ def script_of(code: str) -> str:
     return _SCRIPT_OF.get(code, LATIN)
 
 
+def shares_script(code: str) -> bool:
+    """Whether a language's script is not enough to tell it."""
+    script = script_of(code)
+    return script == LATIN or " " in _LANGUAGES[script]
+
+
 def language_of_letter(letter: str) -> str:
     """The language with most texts in a letter's script; empty for Latin, and where it is not known."""
     return _FIRST.get(unicodedata.name(letter, "").partition(" ")[0], "")
