@@ -14,6 +14,7 @@ from whimbrel.answer.followups import Said, depends, rewrite
 CAPITAL = Said("What is the capital of France?", "It is Paris.")
 INSTALL = Said("How do I install Whimbrel on Linux?", "Run pip install whimbrel.")
 FOUNDER = Said("Who founded Acme?", "Acme was founded by Ann Smith and Joe Doe in 1976.")
+TERN = Said("How far does the arctic tern fly?", "The arctic tern flies from pole to pole. [1]")
 PLAIN = Said("how do i back up a home", "Run whimbrel backup.")
 
 
@@ -34,6 +35,11 @@ PLAIN = Said("how do i back up a home", "Run whimbrel backup.")
         (FOUNDER, "When was she born?", "When was Ann Smith born?"),
         (FOUNDER, "Who is her husband?", "Who is Ann Smith's husband?"),
         (FOUNDER, "What is its revenue?", "What is Acme's revenue?"),
+        (TERN, "How much does it weigh?", "How much does the arctic tern weigh?"),
+        (TERN, "And the kiwi?", "How far does the kiwi fly?"),
+        (TERN, "What do its nests look like?", "What do the arctic tern's nests look like?"),
+        (TERN, "And in winter?", "How far does the arctic tern fly in winter?"),
+        (Said("How far does the tern fly?", "Nobody knows."), "And it?", "How far does the tern fly, it?"),
         (PLAIN, "Is it safe?", "Is it safe (how do i back up a home)?"),
         (PLAIN, "which one is faster?", "which one is faster (how do i back up a home)?"),
         (Said("What was the revenue in 2019?"), "And in 2020?", "What was the revenue in 2020?"),

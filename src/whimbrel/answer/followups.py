@@ -67,6 +67,7 @@ _EXPLETIVE = re.compile(
 _VERBS_OF_ITS_OWN = re.compile(rf"\b(?:{_WH}|{_AUX})\b", re.IGNORECASE)
 
 _WORD = re.compile(r"[^\W_][\w'’.-]*")
+_PLAIN_WORD = re.compile(r"[^\W_][\w'’-]*")
 _EMPTY_WORDS = (
     "a an the of in on at to for from by with without about as into over under up down off out and or but so than "
     "not no i you we he she it they me him her us them my your his its our their this that these those there here "
@@ -118,7 +119,7 @@ def rewrite(question: str, history: Sequence[Said]) -> str:
     opened = _OPENED.match(asked)
     about = (opened["x"] or opened["y"]).strip() if opened else ""
     if about and len(_own(about)) <= 3 and not _VERBS_OF_ITS_OWN.search(about):
-        return _replaced(last.question, about)
+        return _replaced(last, about)
     found = _pronoun(asked)
     if found is None:
         return question
@@ -180,6 +181,11 @@ _NAME = re.compile(
     r"(?:\s+(?:(?:of|de|von|van|the|&)\s+)?(?:[A-Z0-9][\w'’.&-]*))*"
 )
 _COPULAR = re.compile(rf"^{_WH}(?:['’]s|['’]re|\s+(?:is|are|was|were))\s+(?P<x>[^?]+?)\s*\??$", re.IGNORECASE)
+_DOER = re.compile(
+    r"^(?:[^?,]*?\s)?(?:do|does|did|can|could|will|would|should|is|are|was|were|has|have|had)"
+    r"\s+(?P<article>the|an?)\s+(?P<rest>[\w'’ -]+)",
+    re.IGNORECASE,
+)
 _LEADING = re.compile(rf"^(?:{_WH}|{_AUX}|i|you|we|the|a|an|many|much|long|often|\s)+\b", re.IGNORECASE)
 _PERSONAL = frozenset({"he", "she", "him", "his", "her"})
 
@@ -195,7 +201,22 @@ def _topic(last: Said, pronoun: str) -> str:
         return names[-1]
     if pronoun not in _PERSONAL and copular and len(copular["x"].split()) <= 6:
         return copular["x"]
-    return names[0] if names else ""
+    doer = _doer(last) if pronoun not in _PERSONAL else ""
+    return doer or (names[0] if names else "")
+
+
+def _doer(last: Said) -> str:
+    """`the arctic tern` of "How far does the arctic tern fly?": the words after the article that its answer says in a
+    row; empty where it says none."""
+    match = _DOER.match(last.question)
+    if match is None:
+        return ""
+    words = match["rest"].split()[:4]
+    said = f" {' '.join(_PLAIN_WORD.findall(last.answer.lower()))} "
+    for count in range(len(words), 0, -1):
+        if words[count - 1].lower() not in _EMPTY and f" {' '.join(words[:count]).lower()} " in said:
+            return " ".join([match["article"], *words[:count]])
+    return ""
 
 
 def _names(text: str, *, first: bool = False) -> list[str]:
@@ -232,8 +253,9 @@ _ARTICLE = re.compile(r"\b(?:the|a|an|der|die|das|le|la|les|el|los|las|de l['’
 _NUMBER = re.compile(r"\b\d[\d.,]*\b")
 
 
-def _replaced(before: str, x: str) -> str:
+def _replaced(last: Said, x: str) -> str:
     """The question before, asked about `x`: in the place of its last name, number or such phrase, or else added."""
+    before = last.question
     preposed = _PREPOSED.match(x)
     if preposed:
         phrase = re.compile(
@@ -251,6 +273,9 @@ def _replaced(before: str, x: str) -> str:
         place = before.rindex(names[-1])
         start = _ARTICLE.sub("", before[:place]) if _ARTICLE.search(f"{x.split()[0]} ") else before[:place]
         return start + x + before[place + len(names[-1]) :]
+    doer = _doer(last)
+    if doer and _ARTICLE.search(f"{x.split()[0]} "):
+        return before.replace(doer, x, 1)
     return f"{_bare(before)}, {x}?"
 
 
