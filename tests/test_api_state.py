@@ -44,6 +44,15 @@ def test_a_healthy_home_says_so(served: Served) -> None:
     served.wait({"status": "healthy", "services": services, "reasons": []})
 
 
+def test_what_watches_may_ask_for_the_head_alone(served: Served) -> None:
+    served.wait({"ready": True}, "/ready")
+    for path in ("/health", "/ready"):
+        answer = served.http.head(path)
+        assert (answer.status_code, answer.content) == (200, b"")
+    paths = served.http.get("/openapi.json").json()["paths"]
+    assert all(method != "head" for route in paths.values() for method in route)
+
+
 async def test_a_catalog_that_is_out_is_unhealthy_and_health_is_still_answered(tmp_path: Path) -> None:
     with Whimbrel(tmp_path) as whimbrel:
         serving = Serving(whimbrel)

@@ -14,6 +14,7 @@ from whimbrel.server.version import version
 router = APIRouter(tags=["state"])
 
 
+@router.head("/health", include_in_schema=False)
 @router.get("/health", operation_id="health", response_model=described.HealthShape)
 async def health(request: Request) -> Response:
     """200 as long as the process lives, whatever else is out: the body says what was last seen of it."""
@@ -23,6 +24,7 @@ async def health(request: Request) -> Response:
     return Json({**body, "version": version(), "owner": here.owner})
 
 
+@router.head("/ready", include_in_schema=False)
 @router.get(
     "/ready",
     operation_id="ready",
