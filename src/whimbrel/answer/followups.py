@@ -266,8 +266,8 @@ def _replaced(last: Said, x: str) -> str:
             return before[: places[-1].start()] + x + before[places[-1].end() :]
         return f"{_bare(before)} {x}?"
     if _NUMBER.fullmatch(x) and _NUMBER.search(before):
-        last = list(_NUMBER.finditer(before))[-1]
-        return before[: last.start()] + x + before[last.end() :]
+        number = list(_NUMBER.finditer(before))[-1]
+        return before[: number.start()] + x + before[number.end() :]
     names = _names(before)
     if names and (_names(x, first=True) or x[:1].isupper()):
         place = before.rindex(names[-1])
