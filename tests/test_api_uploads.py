@@ -160,6 +160,14 @@ def test_a_worker_beside_the_owner_takes_no_passwords(served: Served) -> None:
         beside.stop()
 
 
+@pytest.mark.parametrize("name", ["files", "upload", "metadata", "password"])
+def test_only_what_is_sent_as_a_file_becomes_a_document(served: Served, name: str) -> None:
+    files = [("file", ("a.txt", b"A text.")), (name, ("b.json", b'{"year": 2024}'))]
+    problem = refused(served.http.post(PLACE, files=files, data={"collection": "by-name"}), 422, "InvalidRequest")
+    assert name in problem["message"]
+    refused(served.http.get(PLACE, params={"collection": "by-name"}), 404, "CollectionNotFound")
+
+
 def test_a_name_with_a_path_makes_no_file(served: Served) -> None:
     before = set(served.home.parent.rglob("*.txt"))
     for name in ("../../escaped.txt", "/etc/escaped.txt", "..\\..\\escaped.txt", "a/../escaped.txt"):

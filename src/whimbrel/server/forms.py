@@ -29,6 +29,8 @@ class FilesForm:
                 raise InvalidRequest(f"Not as documented: {unknown(name, FilesBody.model_fields)}", _DESCRIBED)
         if "file" in fields:
             raise InvalidRequest("Not as documented: file: it has no file name", _DESCRIBED)
+        for one in upload.files:
+            _check_part(one.part)
         ids = fields.get("id", [])
         if ids and len(ids) != len(upload.files):
             raise BadInput(
@@ -48,6 +50,15 @@ MAX_PASSWORDS = 20
 """Each may take a second to be tried, on each encrypted file."""
 
 _DESCRIBED = "/openapi.json describes every field."
+
+
+def _check_part(name: str) -> None:
+    """Of a part with a file name: what is meant to be said of the files must not become one of them."""
+    if name != "file" and name in FilesBody.model_fields:
+        hint = f"Send it without a file name: `curl -F '{name}=<PATH'`, not `{name}=@PATH`."
+        raise InvalidRequest(f"Not as documented: {name}: it came as a file", hint)
+    if name != "file":
+        raise InvalidRequest(f"Not as documented: {unknown(name, FilesBody.model_fields)}", _DESCRIBED)
 
 
 def _single(fields: Mapping[str, list[str]], name: str, default: str) -> str:

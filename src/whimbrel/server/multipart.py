@@ -31,6 +31,8 @@ _WHOLE = "Send the whole body, as a form or `curl -F file=@PATH` makes it."
 
 @dataclass(slots=True)
 class UploadedFile:
+    part: str
+    """Its name in the form."""
     name: str
     """As it was sent."""
     file: IO[bytes]
@@ -160,7 +162,7 @@ class _Parts:
             if len(self.upload.files) >= MAX_FILES:
                 raise TooLarge(f"More than {MAX_FILES} files. Nothing was written.", "Send fewer at once.")
             made = tempfile.TemporaryFile(dir=self.folder)  # noqa: SIM115 closed with the upload
-            self.file = UploadedFile(_text(options[b"filename"]), made)
+            self.file = UploadedFile(self._name, _text(options[b"filename"]), made)
             self.upload.files.append(self.file)
 
     def part_data(self, data: bytes, start: int, end: int) -> None:
