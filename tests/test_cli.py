@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -385,6 +386,15 @@ def test_a_purge_says_when_it_completes_and_can_be_waited_for(fresh: Shell) -> N
     at_once = Shell(fresh.home, WHIMBREL_OWNER_ERASURE_GRACE_S="0")
     ended = at_once.run("documents", "purge", "birds/curlew.md", "--wait", "--json")
     assert ended.json["state"] == "done"
+
+
+def test_a_purge_says_in_words_what_it_waits_for(fresh: Shell) -> None:
+    write(fresh.home.parent / "birds", BIRDS)
+    *_, replaced = fresh.several(["ingest", "birds"], ["view", "rebuild", "1"], ["documents", "purge", "birds/tern.md"])
+    assert "waits for view 1, which has been replaced, to be dropped; when that has passed" in replaced.out
+    usual = Shell(fresh.home.with_name("usual"))
+    _, waiting = usual.several(["ingest", "birds"], ["documents", "purge", "birds/tern.md"])
+    assert re.search(r"waits for old versions of views to expire; it completes at 20\d\d-", waiting.out)
 
 
 def test_a_backup_is_restored_into_an_empty_home_only(shelf: Shell, fresh: Shell, read: dict[str, Ran]) -> None:

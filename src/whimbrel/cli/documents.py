@@ -12,7 +12,7 @@ from whimbrel.cli.opening import opened
 from whimbrel.cli.options import AsJson, Collection
 from whimbrel.cli.progress import Progress
 from whimbrel.cli.waiting import finished, owned_elsewhere
-from whimbrel.domain import DocumentState
+from whimbrel.domain import DocumentState, Job
 
 app = typer.Typer(name="documents", help="Look at documents, remove or erase them.", no_args_is_help=True)
 
@@ -99,7 +99,12 @@ def purge(
         for said in job.result.get("notes", ()):
             out.note(said)
         return
-    until = job.progress.get("completes_at", "unknown")
-    out.line(f"Job {job.id} completes at {until}, when {job.progress.get('waiting_for', 'what it waits for')}.")
+    out.line(f"Job {job.id} waits for {job.progress.get('waiting_for', 'an owner')}; {_end(job)}.")
     if alone:
         out.note("It needs an owner then: `whimbrel serve` or `whimbrel owner`.")
+
+
+def _end(job: Job) -> str:
+    """When a purge that waits will be done."""
+    until = job.progress.get("completes_at", "unknown")
+    return "when that has passed, it goes on" if until == "unknown" else f"it completes at {until}"

@@ -109,7 +109,7 @@ class Eraser:
                 now() + 2.0,
                 context.cursor,
                 waiting_for="the collection, which has been deleted, to be removed",
-                completes_at="when its `delete_collection` job is done",
+                completes_at="unknown",
             )
         return collection is not None
 
@@ -135,7 +135,7 @@ class Eraser:
                     now() + 15.0,
                     context.cursor,
                     waiting_for=f"view {row.id}, which has been replaced, to be dropped",
-                    completes_at="when `whimbrel view list` shows it no more",
+                    completes_at="unknown",
                 )
             follower = await self._follower(owner, row.id)
             await self._take_turn(context, follower)
