@@ -22,7 +22,7 @@ from whimbrel.errors import (
     UnreadableFile,
     UnsupportedFormat,
 )
-from whimbrel.ingest import notebook, reader, rst
+from whimbrel.ingest import notebook, odp, reader, rst
 from whimbrel.ingest.archives import ARCHIVES, MAX_DEPTH, check_zip, members
 from whimbrel.ingest.blocks import Kind, blocks
 from whimbrel.ingest.contexts import plain_heading
@@ -174,6 +174,11 @@ def _notebook(data: bytes, media_type: str) -> Extracted:
     return Extracted(markdown, _first_heading(markdown), media_type, (), tuple(warnings))
 
 
+def _slides(data: bytes, media_type: str) -> Extracted:
+    markdown, pages = odp.to_markdown(data)
+    return Extracted(markdown, _first_heading(markdown), media_type, pages, ())
+
+
 def _code(data: bytes, media_type: str, language: str) -> Extracted:
     """Source code and data as one fenced block, so that a `# comment` is no heading."""
     text, warnings = decode(data)
@@ -231,6 +236,7 @@ def _markdown(body: str) -> str:
 _OWN = {
     **dict.fromkeys(("text/plain", "text/markdown", "text/asciidoc"), _plain),
     "text/x-rst": _rst,
+    "application/vnd.oasis.opendocument.presentation": _slides,
     "application/x-ipynb+json": _notebook,
     "text/csv": _table,
     "text/tab-separated-values": _table,

@@ -32,7 +32,7 @@ from whimbrel.ingest.extract import Limits
 from whimbrel.ingest.reader import NO_OPTIONS, Options
 from whimbrel.ingest.workers import ExtractionPool, Processed, Request
 
-EXTRACTOR = "2"
+EXTRACTOR = "3"
 """Raised when extraction or cutting changes what it makes of the same bytes: documents are then read again."""
 
 BATCH_DOCUMENTS = 512
