@@ -51,6 +51,12 @@ def test_a_question_that_follows_up_is_completed(before: Said, asked: str, expec
     assert rewrite(asked, [Said("What is a view?", "An index."), before]) == expected
 
 
+def test_what_is_asked_about_is_known_from_turns_before() -> None:
+    then = Said("How much does the arctic tern weigh?", "It weighs about 100 grams. [1]")
+    assert rewrite("How old does it get?", [TERN, then]) == "How old does the arctic tern get?"
+    assert rewrite("And the kiwi?", [TERN, then]) == "How much does the kiwi weigh?"
+
+
 @pytest.mark.parametrize(
     "asked",
     [

@@ -96,6 +96,8 @@ by themselves what it is about ("where do they grow hops in the us")."""
 
 _LONGEST = 300
 """Characters: a longer question says by itself what it is about."""
+_RECENT = 5
+"""Turns that are looked into."""
 _READ = 1_000
 """Characters of the turn before: what it is about stands at its beginning."""
 
@@ -114,17 +116,18 @@ def rewrite(question: str, history: Sequence[Said]) -> str:
     if not history or not asked or len(asked) > _LONGEST:
         return question
     last = Said(history[-1].question[:_READ], history[-1].answer[:_READ])
+    told = [last.answer, *(text[:_READ] for turn in history[-_RECENT:-1] for text in (turn.question, turn.answer))]
     if _BARE.match(asked) or _MORE.match(asked):
         return f"{_bare(last.question)}: {asked}"
     opened = _OPENED.match(asked)
     about = (opened["x"] or opened["y"]).strip() if opened else ""
     if about and len(_own(about)) <= 3 and not _VERBS_OF_ITS_OWN.search(about):
-        return _replaced(last, about)
+        return _replaced(last.question, about, told)
     found = _pronoun(asked)
     if found is None:
         return question
     start, end, pronoun = found
-    topic = _topic(last, pronoun)
+    topic = _topic(last, pronoun, told)
     if not topic:
         return f"{asked.rstrip('?! ')} ({_bare(last.question)})?"
     return asked[:start] + _declined(topic, pronoun) + asked[end:]
@@ -190,7 +193,7 @@ _LEADING = re.compile(rf"^(?:{_WH}|{_AUX}|i|you|we|the|a|an|many|much|long|often
 _PERSONAL = frozenset({"he", "she", "him", "his", "her"})
 
 
-def _topic(last: Said, pronoun: str) -> str:
+def _topic(last: Said, pronoun: str, told: Sequence[str]) -> str:
     """What a pronoun stands for, as far as the last turn shows; empty where it does not."""
     names = _names(last.question)
     if pronoun in _PERSONAL and re.match(r"^(?:and\s+)?who\b", last.question, re.IGNORECASE):
@@ -201,18 +204,18 @@ def _topic(last: Said, pronoun: str) -> str:
         return names[-1]
     if pronoun not in _PERSONAL and copular and len(copular["x"].split()) <= 6:
         return copular["x"]
-    doer = _doer(last) if pronoun not in _PERSONAL else ""
+    doer = _doer(last.question, told) if pronoun not in _PERSONAL else ""
     return doer or (names[0] if names else "")
 
 
-def _doer(last: Said) -> str:
-    """`the arctic tern` of "How far does the arctic tern fly?": the words after the article that its answer says in a
-    row; empty where it says none."""
-    match = _DOER.match(last.question)
+def _doer(question: str, told: Sequence[str]) -> str:
+    """`the arctic tern` of "How far does the arctic tern fly?": the words after the article that its answer, or a turn
+    before, says in a row; empty where none says any."""
+    match = _DOER.match(question)
     if match is None:
         return ""
     words = match["rest"].split()[:4]
-    said = f" {' '.join(_PLAIN_WORD.findall(last.answer.lower()))} "
+    said = "\n".join(f" {' '.join(_PLAIN_WORD.findall(text.lower()))} " for text in told)
     for count in range(len(words), 0, -1):
         if words[count - 1].lower() not in _EMPTY and f" {' '.join(words[:count]).lower()} " in said:
             return " ".join([match["article"], *words[:count]])
@@ -253,9 +256,8 @@ _ARTICLE = re.compile(r"\b(?:the|a|an|der|die|das|le|la|les|el|los|las|de l['’
 _NUMBER = re.compile(r"\b\d[\d.,]*\b")
 
 
-def _replaced(last: Said, x: str) -> str:
+def _replaced(before: str, x: str, told: Sequence[str]) -> str:
     """The question before, asked about `x`: in the place of its last name, number or such phrase, or else added."""
-    before = last.question
     preposed = _PREPOSED.match(x)
     if preposed:
         phrase = re.compile(
@@ -273,7 +275,7 @@ def _replaced(last: Said, x: str) -> str:
         place = before.rindex(names[-1])
         start = _ARTICLE.sub("", before[:place]) if _ARTICLE.search(f"{x.split()[0]} ") else before[:place]
         return start + x + before[place + len(names[-1]) :]
-    doer = _doer(last)
+    doer = _doer(before, told)
     if doer and _ARTICLE.search(f"{x.split()[0]} "):
         return before.replace(doer, x, 1)
     return f"{_bare(before)}, {x}?"
