@@ -182,7 +182,8 @@ class Service(ABC):
             raise Conflict(
                 "Another process owns this home and reads its files; passwords are not handed to it: they would have "
                 "to be stored. Nothing was taken in.",
-                "Start that process with WHIMBREL_INGEST_PASSWORDS set, or stop it and run this command again.",
+                "Upload the files to it with the password, start it with WHIMBREL_INGEST_PASSWORDS set, or stop it and "
+                "try again.",
             )
         name = secrets.token_hex(8)
         self._secrets[name] = tuple(passwords)
