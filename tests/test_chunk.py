@@ -283,7 +283,7 @@ def test_a_tokenizer_that_reads_parts_otherwise_still_keeps_the_limit() -> None:
 
 
 def test_spec_round_trip() -> None:
-    assert Chunking().spec == "tokens=180,overlap=18"
+    assert Chunking().spec == "tokens=186,overlap=18"
     assert Chunking.parse(Chunking(64, 8).spec) == Chunking(64, 8)
     assert Chunking.parse("tokens=300") == Chunking(300)
 

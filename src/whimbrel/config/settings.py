@@ -38,7 +38,7 @@ class Section(BaseModel):
 
 
 class Chunking(Section):
-    tokens: int = Field(default=180, ge=16, le=32_768, description="Longest chunk, in tokens of the embedder.")
+    tokens: int = Field(default=186, ge=16, le=32_768, description="Longest chunk, in tokens of the embedder.")
     overlap: int = Field(
         default=18, ge=0, description="Tokens that a chunk repeats from the one before; at most half of `tokens`."
     )

@@ -20,7 +20,7 @@ from whimbrel.ingest.tokens import TokenCounter, TokenSpans
 class Chunking:
     """How documents are cut; part of a view's identity."""
 
-    tokens: int = 180
+    tokens: int = 186
     """The most that the embedder reads for one chunk: its context, its text and two special tokens."""
     overlap: int = 18
     """The most tokens that a chunk repeats from the one before it in the same section."""
@@ -36,7 +36,7 @@ class Chunking:
 
     @property
     def spec(self) -> str:
-        """`tokens=180,overlap=18`: what `parse` reads."""
+        """`tokens=186,overlap=18`: what `parse` reads."""
         return ",".join(f"{field.name}={getattr(self, field.name)}" for field in fields(self))
 
     @classmethod
