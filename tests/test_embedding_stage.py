@@ -11,12 +11,12 @@ import numpy.typing as npt
 import pytest
 
 from running import DEADLINE_S, Toy, count, files, head, paragraphs, until, verified
-from whimbrel import service
 from whimbrel.app import Whimbrel
 from whimbrel.catalog import tables as t
 from whimbrel.domain import EmbedKind, JobState, Mode, ViewKind
 from whimbrel.errors import ConfigError, ModelError, SpaceMismatch, ViewError
 from whimbrel.models.embedders import resolve
+from whimbrel.service import jobs
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -90,7 +90,7 @@ def test_a_collection_begun_while_the_model_is_out(home: Whimbrel, toy: Toy) -> 
 def test_waiting_for_a_view_that_stands_still_ends_and_says_why(
     home: Whimbrel, toy: Toy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(service, "STALLED_S", 1.0)
+    monkeypatch.setattr(jobs, "STALLED_S", 1.0)
     home.add([{"id": "1", "text": "A first text."}])
     toy.out = "the key has been revoked"
     with pytest.raises(ViewError, match="the key has been revoked") as raised:
@@ -110,7 +110,7 @@ def test_waiting_for_words_does_not_wait_for_the_model(
     toy.out = "overloaded"
     home.add([{"id": "1", "text": "A second text."}], wait="lexical")
     until(lambda: "overloaded" in store(home)["error"], "the reason in the status")
-    monkeypatch.setattr(service, "STALLED_S", 0.0)
+    monkeypatch.setattr(jobs, "STALLED_S", 0.0)
     for number in range(5):
         home.add([{"id": f"n{number}", "text": f"Another text, number {number}."}], wait="lexical")
 

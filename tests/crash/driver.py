@@ -100,9 +100,9 @@ def _pretend_host(name: str) -> None:
     import whimbrel.app
     import whimbrel.home
     import whimbrel.owner.lock
-    import whimbrel.service
+    import whimbrel.service.intake
 
-    for module in (whimbrel.home, whimbrel.owner.lock, whimbrel.owner.owner, whimbrel.service, whimbrel.app):
+    for module in (whimbrel.home, whimbrel.owner.lock, whimbrel.owner.owner, whimbrel.service.intake, whimbrel.app):
         if hasattr(module, "host_name"):
             module.host_name = lambda: name  # type: ignore[attr-defined]
 

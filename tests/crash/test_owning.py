@@ -113,7 +113,7 @@ def soon(true: Any, timeout_s: float) -> bool:
 def whole(home: Path, settings: dict[str, Any], host: str) -> None:
     """Everything that was asked for has been done, once, and the views hold it."""
     with pytest.MonkeyPatch.context() as patch:
-        for module in ("whimbrel.owner.lock", "whimbrel.owner.owner", "whimbrel.service", "whimbrel.app"):
+        for module in ("whimbrel.owner.lock", "whimbrel.owner.owner", "whimbrel.service.intake", "whimbrel.app"):
             patch.setattr(f"{module}.host_name", lambda: host)
         with opened(home, **settings) as whimbrel:
             assert soon(whimbrel.own, 10.0)
