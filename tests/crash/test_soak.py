@@ -1,6 +1,6 @@
 """The long form: hundreds of kills over one home, on SQLite and on Postgres. `make soak` runs it, and says the figures.
 
-`WHIMBREL_SOAK_ROUNDS` (150) and `WHIMBREL_CRASH_SEED` (1) change it; a seed that failed fails again, mostly: which
+`SOAK_ROUNDS` (150) and `CRASH_SEED` (1) change it; a seed that failed fails again, mostly: which
 process is how far when another is killed is up to the machine.
 """
 
@@ -15,8 +15,8 @@ from crash.rounds import run
 
 pytestmark = pytest.mark.soak
 
-ROUNDS = int(os.environ.get("WHIMBREL_SOAK_ROUNDS", "150"))
-SEED = int(os.environ.get("WHIMBREL_CRASH_SEED", "1"))
+ROUNDS = int(os.environ.get("SOAK_ROUNDS", "150"))
+SEED = int(os.environ.get("CRASH_SEED", "1"))
 
 
 @pytest.mark.parametrize("catalog", ["sqlite", "postgres"])
