@@ -135,6 +135,8 @@ def test_a_document_that_changed_is_not_misquoted(shell: Shell, tmp_path: Path) 
     (docs / "a.md").write_text("# Birds\n\nThere are none.\n")
     other.run("ingest", str(docs))
     assert "has changed" in other.run("open", "1", ok=False).err
+    other.run("documents", "delete", str(docs / "a.md"))
+    assert "was deleted" in other.run("open", "1", ok=False).err
 
 
 def test_a_model_that_breaks_off_is_replaced_and_said(ran: Mapping[str, Ran]) -> None:

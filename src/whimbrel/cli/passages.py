@@ -79,6 +79,8 @@ def _read(last: Last, place: Place, context: int) -> _Passage:
     with opened() as whimbrel:
         conversation = whimbrel.conversation(last.conversation_id)[0] if last.conversation_id else None
         document = whimbrel.document(place.document_id, conversation.collection if conversation else last.collection)
+    if document["state"] == "gone":
+        raise CitationNotFound(f"{document['uri']} was deleted since it was cited.", "Ask again.")
     text = str(document["text"])
     if place.end > len(text):
         raise CitationNotFound(

@@ -125,10 +125,12 @@ def _nothing_in(extracted: Extracted) -> EmptyFile:
         return EmptyFile(message, f"To read scanned pages: {reader.OCR_HINT}")
     if extracted.warnings:
         return EmptyFile(f"There is no text in the file. {extracted.warnings[0]}", _EMPTY)
-    return EmptyFile("There is no text in the file.", _EMPTY)
+    hint = _PICTURES if extracted.media_type in BINARY else _EMPTY
+    return EmptyFile("There is no text in the file.", hint)
 
 
 _EMPTY = "Was it saved completely? If it is meant to be empty, nothing needs to be done."
+_PICTURES = "If its text is in pictures: save it as a PDF; scanned pages are read where Tesseract is there."
 
 
 def _begins_as(data: bytes, form: Format) -> bool:

@@ -154,7 +154,9 @@ class SearchEngine:
         if any("\ud800" <= letter <= "\udfff" for letter in request.query):
             raise BadQuery("The query holds half a character (a lone surrogate).", "Decode its bytes as UTF-8 first.")
         if not 1 <= k <= self.limits.max_top_k:
-            raise BadQuery(f"top_k is {k}; it must be 1 to {self.limits.max_top_k}.", "Ask for fewer hits.")
+            raise BadQuery(
+                f"top_k is {k}; it must be 1 to {self.limits.max_top_k}.", f"Ask for 1 to {self.limits.max_top_k} hits."
+            )
         if not 0 <= request.threshold <= 1:
             raise BadQuery("The threshold must lie between 0 and 1, as scores do.", "Leave it out to see all hits.")
         return k
