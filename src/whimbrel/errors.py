@@ -231,7 +231,7 @@ class PortInUse(OperatorError):
 
 
 class AlreadyOwned(OperatorError):
-    """Another process owns the home."""
+    """Another process owns the home, or the folder of a database that allows one."""
 
     status = 409
 
@@ -273,6 +273,14 @@ class ViewDamaged(ViewError):
 
 class StoreUnavailable(ViewError):
     """The database under a view does not answer now; it may come back."""
+
+
+class StoreRefused(ViewError):
+    """The database under a view refuses: its key, a right, its settings. It will until somebody changes them."""
+
+
+class StoreUnsupported(StoreRefused):
+    """The database under a view, or its extension, is missing, or of a version that cannot be used."""
 
 
 class SpaceMismatch(ViewError):

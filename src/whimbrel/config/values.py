@@ -107,18 +107,22 @@ def _sqlite_path(rest: str, home: Path) -> Path:
     return home / Path(str(absolute_path(path))) if path.startswith("~") else home / path
 
 
+SECRET_NAME = "pass|secret|token|key|credential|auth|sig"
+"""In the name of a parameter whose value is a secret."""
+
+_TOKEN = re.compile(r"(?P<scheme>chroma\+https?://)[^/?]*@", re.IGNORECASE)
 _PASSWORD = re.compile(r"(?P<user>[a-z][a-z0-9+.-]*:/*[^:/@\s]*:).*@", re.IGNORECASE | re.DOTALL)
-_PARAMETER = re.compile(
-    r"(?P<name>[?&;][^=&;\s]*(?:pass|secret|token|key|credential|auth|sig)[^=&;\s]*=)[^&;\s]*", re.IGNORECASE
-)
+_PARAMETER = re.compile(r"(?P<name>[?&;][^=&;\s]*(?:" + SECRET_NAME + r")[^=&;\s]*=)[^&;\s]*", re.IGNORECASE)
 
 
 def mask_url(url: str) -> str:
     """`url` with its password, and query parameters that are named like secrets, replaced by `***`.
 
     Greedy to the last `@`, because passwords with an unescaped `@` or `/` are common: rather too much than too little.
+    A Chroma server's user alone is a token.
     """
-    return _PARAMETER.sub(r"\g<name>***", _PASSWORD.sub(r"\g<user>***@", url))
+    masked = _PASSWORD.sub(r"\g<user>***@", _TOKEN.sub(r"\g<scheme>***@", url))
+    return _PARAMETER.sub(r"\g<name>***", masked)
 
 
 def unknown_key(key: str, source: str, known: Iterable[str]) -> ConfigError:

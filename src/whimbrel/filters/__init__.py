@@ -1,6 +1,7 @@
 """The filter grammar: parsed once to a tree that each store, the lexicon and the catalog compile."""
 
 from whimbrel.filters.grammar import (
+    OPERATORS,
     And,
     Compare,
     Filter,
@@ -11,11 +12,13 @@ from whimbrel.filters.grammar import (
     flatten,
     matches,
     normalise_metadata,
+    operators,
     parse,
     to_json,
 )
 
 __all__ = [
+    "OPERATORS",
     "And",
     "Compare",
     "Filter",
@@ -26,6 +29,7 @@ __all__ = [
     "flatten",
     "matches",
     "normalise_metadata",
+    "operators",
     "parse",
     "to_json",
 ]

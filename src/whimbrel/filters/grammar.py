@@ -38,6 +38,11 @@ class Op(StrEnum):
     EXISTS = "$exists"
 
 
+OPERATORS = frozenset({*Op, "$and", "$or", "$not"})
+"""What a tree is made of. The others of the grammar are written with these: `$ne` is `$not` of `$eq`, `$contains` is
+`$eq`."""
+
+
 @dataclass(frozen=True, slots=True)
 class Compare:
     """True if any scalar at `path` stands in relation `op` to any of `values`.
@@ -101,11 +106,25 @@ def matches(where: Filter, metadata: Mapping[str, Any]) -> bool:
     return _holds(where, flatten(metadata))
 
 
+def operators(where: Filter) -> frozenset[str]:
+    """Those of `OPERATORS` that the tree has."""
+    match where:
+        case And(terms):
+            return frozenset({"$and"}).union(*map(operators, terms))
+        case Or(terms):
+            return frozenset({"$or"}).union(*map(operators, terms))
+        case Not(term):
+            return operators(term) | {"$not"}
+        case Compare(_, op, _):
+            return frozenset({op.value})
+
+
 def flatten(metadata: Mapping[str, Any]) -> dict[str, list[Scalar]]:
     """The scalars at each dotted path, in the order met.
 
     Objects nest by a dot, so a literal dot in a key is the same as nesting. An array gives each of its elements, at
-    any depth. None and empty containers give nothing: absent and null are the same.
+    any depth. None and empty containers give nothing: absent and null are the same. So do numbers that no filter can
+    name and no document here has, but rows of other programs may: NaN, infinities, integers beyond 64 bits.
     """
     found: dict[str, list[Scalar]] = {}
     _collect(metadata, None, found)
@@ -361,9 +380,20 @@ def _collect(value: Any, path: str | None, found: dict[str, list[Scalar]]) -> No
     elif isinstance(value, list | tuple):
         for item in value:
             _collect(item, path, found)
-    elif value is not None:
+    elif value is not None and _has_a_place(value):
         assert path is not None
         found.setdefault(path, []).append(value)
+
+
+def _has_a_place(value: Any) -> bool:
+    match value:
+        case bool():
+            return True
+        case int():
+            return -(2**63) <= value < 2**63
+        case float():
+            return math.isfinite(value)
+    return True
 
 
 def _holds(where: Filter, facts: Mapping[str, list[Scalar]]) -> bool:

@@ -1,63 +1,73 @@
 """The store port: a vector database that can hold a view.
 
 Columnar, so that the hot path moves arrays. Async once; the CLI derives sync. An adapter imports its database inside
-its own file, and raises `ViewDamaged` (data missing or unreadable), `StoreUnavailable` (no answer now) or
-`BadFilter`, never an empty result in place of an error.
+its own file, and never answers with an empty result in place of an error: it raises `ViewDamaged` (data missing or
+unreadable), `StoreUnavailable` (no answer now), `StoreRefused` and `StoreUnsupported` (not before its operator acts),
+`BadFilter`, `SpaceMismatch`, `DiskFull`. It is done when it passes `whimbrel.testing.StoreConformance`.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from whimbrel.domain import Matches, Metadata, Position
-from whimbrel.filters import Filter
+from whimbrel.domain import Matches, Position
+from whimbrel.filters import Filter, operators
+from whimbrel.stores.metrics import Metric
+from whimbrel.stores.records import DENSE, Records, Vectors
 
-Vectors = npt.NDArray[np.float32]
-"""float32[n, dimensions]"""
-
-DENSE = "dense"
-"""Name of the one dense vector that a view holds."""
+__all__ = ["DENSE", "Metric", "Reach", "Records", "Store", "StoreInfo", "Vectors"]
 
 
 @dataclass(frozen=True, slots=True)
-class Records:
-    """Rows as columns; all of one length."""
+class Reach:
+    """How long, and by how many connections, a store asks a database that is a server."""
 
-    ids: Sequence[str]
-    vectors: Mapping[str, Vectors]
-    """Named dense vectors, each float32[n, d]."""
-    texts: Sequence[str]
-    metadata: Sequence[Metadata]
-
-    def __len__(self) -> int:
-        return len(self.ids)
+    connect_timeout_s: float = 5.0
+    timeout_s: float = 30.0
+    """Until a read is answered; a write, which waits for an index too, has longer where the adapter says so."""
+    max_connections: int = 8
+    """Of one process to one server; more requests wait for one."""
 
 
 @dataclass(frozen=True, slots=True)
 class StoreInfo:
-    """What a store says of itself."""
+    """What a store says of itself, without asking its database."""
 
     name: str
-    metric: str
+    metric: Metric
     dimensions: int
     single_process: bool = False
     """Only one process may open it: the owner, to which the others send their searches."""
     filter_operators: frozenset[str] = frozenset()
-    """Operators compiled natively; others are emulated through ids from the catalog."""
-    max_batch_rows: int = 10_000
-    capabilities: Mapping[str, Any] = field(default_factory=dict)
+    """Operators that `search` answers itself, exactly: of `whimbrel.filters.OPERATORS`. A filter with any other is
+    emulated through ids from the catalog."""
+    max_ids: int = 10_000
+    """Most ids that `search` takes. A filter that is emulated and lets more rows pass is refused."""
+    max_dimensions: int | None = None
+    max_batch_rows: int | None = None
+    """Of one write to the database; a larger batch is cut by the store. None: no limit but memory."""
+    max_batch_bytes: int | None = None
+    exact_vectors: bool = True
+    """Vectors are read back bit for bit; else within 1e-6 of each component."""
+    atomic: bool = False
+    """`apply` is one commit, its position included; else the position comes last, and a batch may be applied again."""
+    snapshots: bool = False
+    """`scan` reads one version of the table; else what is written or deleted meanwhile may or may not be in it."""
+    cannot: Sequence[str] = ()
+    """What the database cannot do, in words, for the table in the documentation."""
 
 
 class Store(ABC):
     """One table of one database, holding one view.
 
-    Scores: cosine similarity c of normalised vectors becomes `max(0, c)`, whatever the database reports.
+    Scores are 0..1, by the formulas of `whimbrel.stores.metrics`; a table that we make measures cosine similarity.
+    Ids, texts and keys are any valid Unicode without NUL, and are kept as they are. Metadata comes back as it was
+    given: see `whimbrel.stores.envelope`. Of filters `whimbrel.filters.matches` says what they mean.
     """
 
     @abstractmethod
@@ -65,11 +75,13 @@ class Store(ABC):
         """Make the table, empty. Raises `Conflict` if there is one."""
 
     @abstractmethod
-    async def exists(self) -> bool: ...
+    async def exists(self) -> bool:
+        """Whether the table is there, whole. Raises `StoreUnavailable` where nobody can tell: never False then."""
 
     @abstractmethod
     async def upsert(self, records: Records, *, new: bool = False) -> None:
-        """Write rows in one commit. `new` promises that no id of them is in the table, which may be faster."""
+        """Write rows; of an id that comes twice, the last. `new` promises that no id of them is in the table, which
+        may be faster."""
 
     @abstractmethod
     async def delete(self, ids: Sequence[str]) -> None:
@@ -77,7 +89,7 @@ class Store(ABC):
 
     @abstractmethod
     async def fetch(self, ids: Sequence[str]) -> Records:
-        """The rows of those ids that exist, in any order."""
+        """The rows of those ids that exist, each once, in any order."""
 
     @abstractmethod
     async def search(
@@ -85,19 +97,26 @@ class Store(ABC):
     ) -> Matches:
         """The k nearest rows to `vector` (float32[d]) among those that pass `where` and, if given, are in `ids`.
 
-        Returns k rows whenever k rows pass, however few of the table that is.
+        Returns k rows whenever k rows pass, however few of the table that is. Best first, ties by id. Raises
+        `BadFilter` for a filter that it does not answer.
         """
+
+    def answers(self, where: Filter) -> bool:
+        """Whether `search` takes this filter. Else the caller gives it the ids of the rows that pass."""
+        return operators(where) <= self.describe().filter_operators
 
     @abstractmethod
     def scan(self, batch: int = 5_000) -> AsyncIterator[Records]:
-        """Every row, in batches, in any order, at one version where the database has versions."""
+        """Every row once, in batches of at most `batch`, in any order. A row that is there from the first batch to the
+        last is in one of them, whatever is written or deleted meanwhile."""
 
     @abstractmethod
     async def ids(self) -> list[str]:
-        """Every id."""
+        """Every id, once."""
 
     @abstractmethod
-    async def count(self) -> int: ...
+    async def count(self) -> int:
+        """How many rows there are, exactly."""
 
     @abstractmethod
     def describe(self) -> StoreInfo: ...
@@ -119,6 +138,13 @@ class Store(ABC):
             await self.upsert(upserts, new=new)
         await self.set_position(position)
 
+    async def begin_bulk(self) -> None:
+        """Many new rows are about to come: what can be done once at their end may be left until `end_bulk`, such as
+        the index. Rows are found meanwhile all the same. Called again after a restart in the middle."""
+
+    async def end_bulk(self) -> None:
+        """The rows have come: build what was left, to the end. Also where this process did not see the beginning."""
+
     async def maintain(self, *, full: bool = False) -> None:
         """Compact, and build or update the index, where due (`full`: now). Called by the owner, between batches."""
 
@@ -130,7 +156,9 @@ class Store(ABC):
 
     @abstractmethod
     async def drop(self) -> None:
-        """Remove the table and its data; nothing else."""
+        """Remove the table and its data; nothing else, and nothing that we did not make. Where there is none, nothing
+        happens."""
 
     @abstractmethod
-    async def close(self) -> None: ...
+    async def close(self) -> None:
+        """Let go of what is open; a later call opens it again."""

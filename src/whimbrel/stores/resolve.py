@@ -3,44 +3,155 @@
 | uri | store |
 |---|---|
 | `lancedb:PATH` | a LanceDB folder; a relative PATH is under the home, none is its folder `views` |
+| `lancedb:s3://BUCKET/PATH` | LanceDB on object storage; also `gs://`, `az://` and others that LanceDB knows |
+| `postgresql://…` | Postgres with pgvector |
+| `chroma:PATH` | a Chroma folder, opened by one process |
+| `chroma+http://HOST:PORT`, `chroma+https://…` | a Chroma server |
 
-Each adapter is imported by its own branch, so that what is not used costs nothing.
+Other packages add schemes by entry points of the group `whimbrel.stores`: its name is the scheme, what it names an
+`Opener`. Each adapter is imported by its own branch, so that what is not used costs nothing.
+
+A URI may hold credentials. The catalog holds it without: `without_credentials` is what a view's row says, and opening
+takes them from the configuration again, where they may have been changed since.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Iterable
 from difflib import get_close_matches
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
+from typing import Protocol
 
+from whimbrel.config.values import SECRET_NAME, mask_url
 from whimbrel.domain import Space
 from whimbrel.errors import ConfigError
-from whimbrel.stores.base import Store
+from whimbrel.stores.base import Reach, Store
+
+GROUP = "whimbrel.stores"
+"""Of entry points: scheme = "package.module:opener"."""
+
+REACH = Reach()
 
 
-def open_store(uri: str, name: str, space: Space, *, base: Path, read_only: bool = False) -> Store:
-    """The store of the table `name` at `uri`. Opens nothing yet. Raises `ConfigError` for a URI that names no store."""
-    scheme, rest = parse_uri(uri)
-    return _SCHEMES[scheme](rest, name, space, base, read_only)
+class Opener(Protocol):
+    """What makes a store of a URI; it opens nothing yet. Raises `ConfigError` for one that cannot be, `MissingExtra`
+    where its client is not installed."""
+
+    def __call__(self, uri: str, name: str, space: Space, *, base: Path, read_only: bool, reach: Reach) -> Store:
+        """`uri` is whole, with its scheme; relative paths are under `base`."""
+        ...
+
+
+def open_store(
+    uri: str,
+    name: str,
+    space: Space,
+    *,
+    base: Path,
+    read_only: bool = False,
+    reach: Reach = REACH,
+    configured: Iterable[str] = (),
+) -> Store:
+    """The store of the table `name` at `uri`. Opens nothing yet. Raises `ConfigError` for a URI that names no store.
+
+    `configured`: URIs of the configuration; one of the same place gives the credentials.
+    """
+    scheme, _ = parse_uri(uri)
+    place = without_credentials(uri)
+    whole = uri if place != _canonical(uri) else next((one for one in configured if same_place(one, uri)), uri)
+    return _opener(scheme)(whole.strip(), name, space, base=base, read_only=read_only, reach=reach)
 
 
 def parse_uri(uri: str) -> tuple[str, str]:
     """(scheme, the rest) of a store's URI. Raises `ConfigError` for one that names no store."""
-    scheme, colon, rest = uri.strip().partition(":")
-    if scheme not in _SCHEMES:
-        near = get_close_matches(scheme.lower(), _SCHEMES, n=1)
+    scheme, colon, rest = _canonical(uri).partition(":")
+    if scheme not in _BUILT_IN and scheme not in (others := _others()):
+        known = [*_BUILT_IN, *others]
+        near = get_close_matches(scheme.lower(), known, n=1)
         guess = f" Did you mean {near[0]!r}?" if near else ""
-        known = ", ".join(_SCHEMES)
-        raise ConfigError(f"There is no store {scheme!r}.{guess}", f"Stores: {known} (as `scheme:where`).")
+        raise ConfigError(f"There is no store {scheme!r}.{guess}", f"Stores: {', '.join(known)} (as `scheme:where`).")
     if not colon:
-        raise ConfigError(f"{uri!r} is not a store's URI.", f"For example: `{scheme}:vectors`.")
+        raise ConfigError(f"{scheme!r} is not a store's URI.", f"For example: `{scheme}:{_EXAMPLES.get(scheme, '')}`.")
+    if _is_server(scheme) and not re.match("//" if scheme == "postgresql" else "//[^/?]", rest):
+        raise ConfigError(
+            f"The store's URI names no server: {mask_url(uri)!r}.", f"For example: `{scheme}:{_EXAMPLES[scheme]}`."
+        )
+    if _is_server(scheme) and re.match(r"//[^/?@]*:(?!\d*[/?])[^/?@]*[/?].*@", rest):
+        raise ConfigError(
+            "The password in the store's URI has a character that ends it: `/` or `?`.",
+            "Write these as %2F and %3F.",
+        )
     return scheme, rest
 
 
-def _lancedb(path: str, name: str, space: Space, base: Path, read_only: bool) -> Store:
-    from whimbrel.stores.lancedb import LanceStore
+def without_credentials(uri: str) -> str:
+    """The URI as the catalog keeps it: no password, no token, no parameter named like a secret.
 
-    return LanceStore(base / Path(path or "views").expanduser(), name, space, read_only=read_only)
+    The user of a Postgres stays: it is part of where; that of a Chroma server is a token.
+    """
+    scheme, colon, rest = _canonical(uri).partition(":")
+    if rest.startswith("//"):
+        authority = re.split(r"[/?]", rest[2:], maxsplit=1)[0]
+        user, at, host = authority.rpartition("@")
+        if at:
+            kept = "" if scheme.startswith("chroma+") else user.partition(":")[0]
+            rest = f"//{kept}@{host}{rest[2 + len(authority) :]}" if kept else f"//{host}{rest[2 + len(authority) :]}"
+        path, mark, query = rest.partition("?")
+        parameters = [one for one in query.split("&") if not re.search(SECRET_NAME, one.partition("=")[0], re.I)]
+        rest = path + (mark + "&".join(parameters) if any(parameters) else "")
+    return f"{scheme}{colon}{rest}"
 
 
-_SCHEMES: dict[str, Callable[[str, str, Space, Path, bool], Store]] = {"lancedb": _lancedb}
+def same_place(uri: str, other: str) -> bool:
+    """Whether two URIs name one database, whatever credentials they hold."""
+    return without_credentials(uri) == without_credentials(other)
+
+
+def _canonical(uri: str) -> str:
+    scheme, colon, rest = uri.strip().partition(":")
+    scheme = scheme.lower()
+    return f"{_SYNONYMS.get(scheme, scheme)}{colon}{rest}"
+
+
+def _is_server(scheme: str) -> bool:
+    return scheme in _EXAMPLES and _EXAMPLES[scheme].startswith("//")
+
+
+def _opener(scheme: str) -> Opener:
+    added = _BUILT_IN.get(scheme) is None
+    entry = _others()[scheme] if added else EntryPoint(scheme, _BUILT_IN[scheme], GROUP)
+    try:
+        found: Opener = entry.load()
+    except Exception as error:
+        if not added:
+            raise
+        raise ConfigError(
+            f"The package that adds the store {scheme!r} cannot be loaded: {type(error).__name__} in {entry.value}.",
+            "Install it again, or import it in Python to see what is wrong with it.",
+        ) from error
+    return found
+
+
+def _others() -> dict[str, EntryPoint]:
+    return {entry.name: entry for entry in entry_points(group=GROUP)}
+
+
+_BUILT_IN = {
+    "lancedb": "whimbrel.stores.lancedb:LanceStore.at",
+    "postgresql": "whimbrel.stores.postgres:PostgresStore",
+    "chroma": "whimbrel.stores.chroma:ChromaStore",
+    "chroma+http": "whimbrel.stores.chroma:ChromaStore",
+    "chroma+https": "whimbrel.stores.chroma:ChromaStore",
+}
+"""Openers by scheme, as entry points name them."""
+
+_SYNONYMS = {"postgres": "postgresql", "postgresql+psycopg": "postgresql"}
+_EXAMPLES = {
+    "lancedb": "vectors",
+    "postgresql": "//user@localhost/app",
+    "chroma": "vectors",
+    "chroma+http": "//localhost:8000",
+    "chroma+https": "//chroma.example.org",
+}

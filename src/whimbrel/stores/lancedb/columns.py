@@ -15,7 +15,6 @@ have columns beside it. Which column holds what is written in the field's metada
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -27,6 +26,7 @@ import pyarrow as pa
 
 from whimbrel.domain import Metadata
 from whimbrel.filters import Scalar, facts, flatten
+from whimbrel.stores.envelope import dumps, loads
 
 ID, TEXT, VECTOR, METADATA, MORE = "id", "text", "vector", "metadata", "metadata_more"
 FIXED = (ID, TEXT, VECTOR, METADATA)
@@ -169,7 +169,7 @@ def decode(envelopes: pa.Array | pa.ChunkedArray) -> list[Metadata]:
     for envelope in envelopes.to_pylist():
         one = known.get(envelope)
         if one is None:
-            one = known[envelope] = json.loads(envelope)
+            one = known[envelope] = loads(envelope)
         out.append(one)
     return out
 
@@ -197,7 +197,7 @@ def _distinct(metadata: Sequence[Metadata]) -> tuple[list[int], list[Metadata], 
     for one in metadata:
         number = seen.get(id(one))
         if number is None:
-            envelope = json.dumps(one, ensure_ascii=False, separators=(",", ":"))
+            envelope = dumps(one)
             number = by_json.setdefault(envelope, len(by_json))
             if number == len(distinct):
                 distinct.append(one)

@@ -29,7 +29,7 @@ _METADATA_CACHE_BYTES = 64 * 2**20
 _session: Any = None
 
 
-async def connect(folder: Path) -> AsyncConnection:
+async def connect(folder: Path | str) -> AsyncConnection:
     """A connection that sees other processes' commits at once. Makes the folder, so ask for the table's before."""
     lancedb = await asyncio.to_thread(import_lancedb)
     global _session

@@ -51,7 +51,7 @@ KEEP_VERSIONS = timedelta(hours=1)
 _TRAINED = "whimbrel:trained-rows"
 
 
-async def is_due(table: AsyncTable, path: Path, *, put_off: bool = False) -> bool:
+async def is_due(table: AsyncTable, path: Path | None, *, put_off: bool = False) -> bool:
     """Whether there is something to do, from what the manifest says. `put_off`: only what cannot wait any longer."""
     rows = await table.count_rows()
     if not rows:
@@ -65,6 +65,8 @@ async def is_due(table: AsyncTable, path: Path, *, put_off: bool = False) -> boo
         return True
     if waiting > MAX_UNINDEXED_ROWS or waiting > max(MAX_UNINDEXED_SHARE * rows, 1_000):
         return True
+    if path is None:
+        return len(await table.list_versions()) > MAX_VERSIONS  # type: ignore[no-untyped-call]
     return await asyncio.to_thread(_expired_versions, path) > MAX_VERSIONS
 
 
@@ -74,7 +76,7 @@ async def unindexed(table: AsyncTable) -> int:
     return max(counts, default=0)
 
 
-async def run(folder: Path, name: str, *, full: bool = False, erase_grace_s: float | None = None) -> None:
+async def run(folder: Path | str, name: str, *, full: bool = False, erase_grace_s: float | None = None) -> None:
     """Do it in a child and wait. Raises what the child reports; `StoreUnavailable` if it was killed."""
     task = json.dumps(asdict(_Task(str(folder), name, full, erase_grace_s)))
     package = str(Path(__file__).parents[3])
@@ -146,9 +148,9 @@ def _end_with_parent() -> None:
 
 
 async def _work(task: _Task) -> None:
-    path = Path(task.folder) / f"{task.name}.lance"
+    path = None if "://" in task.folder else Path(task.folder) / f"{task.name}.lance"
     with lance_errors(f"Table {task.name!r} in {task.folder}: cannot maintain"):
-        table = await (await connect(Path(task.folder))).open_table(task.name)
+        table = await (await connect(task.folder)).open_table(task.name)
         if task.erase_grace_s is None:
             await _maintain(table, full=task.full)
         else:
@@ -175,7 +177,7 @@ async def _build_index(table: AsyncTable, rows: int) -> None:
     await table.update_field_metadata({"path": VECTOR, "metadata": {_TRAINED: str(rows)}})
 
 
-async def _erase(table: AsyncTable, path: Path, grace: timedelta) -> None:
+async def _erase(table: AsyncTable, path: Path | None, grace: timedelta) -> None:
     """Compaction leaves a fragment alone of which less than a tenth is deleted, and LanceDB cannot be told otherwise.
     So the rows of such a fragment are written again, unchanged, which drops the old one whole."""
     await table.optimize()
@@ -185,12 +187,15 @@ async def _erase(table: AsyncTable, path: Path, grace: timedelta) -> None:
     await table.optimize(cleanup_older_than=grace, delete_unverified=True)
 
 
-async def _fragments_with_deletions(table: AsyncTable, path: Path) -> list[int]:
-    """From the names of the deletion files, `{fragment}-{version}-{random}.arrow` or `.bin`."""
-    names = [entry.name for entry in path.joinpath("_deletions").glob("*-*-*.*")]
-    deleted = {int(found[1]) for name in names if (found := re.match(r"(\d+)-", name))}
+async def _fragments_with_deletions(table: AsyncTable, path: Path | None) -> list[int]:
+    """From the names of the deletion files, `{fragment}-{version}-{random}.arrow` or `.bin`; all of them on object
+    storage, which is not listed here."""
     rows = await table.query().select([ID]).with_row_id().to_arrow()
     living = {int(row) >> 32 for row in rows["_rowid"].to_numpy()}
+    if path is None:
+        return sorted(living)
+    names = [entry.name for entry in path.joinpath("_deletions").glob("*-*-*.*")]
+    deleted = {int(found[1]) for name in names if (found := re.match(r"(\d+)-", name))}
     return sorted(deleted & living)
 
 

@@ -8,20 +8,22 @@ import math
 import time
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
 from whimbrel.domain import Matches, Position, Space
-from whimbrel.errors import BadInput, Conflict, Forbidden, SpaceMismatch, ViewDamaged
-from whimbrel.filters import Filter, Op, matches
-from whimbrel.stores.base import DENSE, Records, Store, StoreInfo, Vectors
+from whimbrel.errors import Conflict, Forbidden, SpaceMismatch, ViewDamaged
+from whimbrel.filters import OPERATORS, Filter, matches
+from whimbrel.stores.base import DENSE, Metric, Reach, Records, Store, StoreInfo
 from whimbrel.stores.lancedb import maintain
 from whimbrel.stores.lancedb.columns import FIXED, ID, METADATA, TEXT, VECTOR, Columns, decode, encode, table_schema
 from whimbrel.stores.lancedb.library import REBUILD, checked, connect, lance_errors
 from whimbrel.stores.lancedb.where import compile_filter, ids_in
+from whimbrel.stores.metrics import scores
+from whimbrel.stores.records import checked_query, writable
 
 if TYPE_CHECKING:
     from lancedb.db import AsyncConnection
@@ -42,16 +44,22 @@ _MAX_TIES = 4_096
 
 
 class LanceStore(Store):
-    """A table named `name` in the LanceDB folder `folder`.
+    """A table named `name` in the LanceDB folder `folder`: a path, or a URI of object storage (`s3://BUCKET/PATH`).
 
-    The score is `max(0, c)`, c the cosine similarity, computed from the full vectors. Handles in any number of
+    The score is that of the cosine similarity, computed from the full vectors. Handles in any number of
     processes see each commit at once; one process may write. Raises `ViewDamaged` when files are missing or are not
     what was written, `SpaceMismatch` when the table's vectors have other dimensions, `DiskFull`, and `HomeError` when
     the folder refuses.
     """
 
     def __init__(
-        self, folder: Path, name: str, space: Space, *, read_only: bool = False, max_metadata_columns: int = 200
+        self,
+        folder: Path | str,
+        name: str,
+        space: Space,
+        *,
+        read_only: bool = False,
+        max_metadata_columns: int = 200,
     ) -> None:
         self._folder = folder
         self._name = name
@@ -65,10 +73,18 @@ class LanceStore(Store):
         self._columns: tuple[int, Columns] = (-1, Columns())
         self._maintain_from = 0.0
 
+    @classmethod
+    def at(cls, uri: str, name: str, space: Space, *, base: Path, read_only: bool, reach: Reach) -> Self:
+        """The store at `lancedb:PATH`, relative to `base`, or at `lancedb:s3://BUCKET/PATH`, whose keys and region come
+        from the environment (`AWS_ACCESS_KEY_ID`, `AWS_REGION`, `AWS_ENDPOINT`, ...)."""
+        where = uri.partition(":")[2] or "views"
+        folder = where if "://" in where else base / Path(where).expanduser()
+        return cls(folder, name, space, read_only=read_only)
+
     @property
-    def path(self) -> Path:
-        """The table's own folder."""
-        return self._folder / f"{self._name}.lance"
+    def path(self) -> Path | None:
+        """The table's own folder; None on object storage."""
+        return self._folder / f"{self._name}.lance" if isinstance(self._folder, Path) else None
 
     # --- the table itself --------------------------------------------------------------------------------------------
 
@@ -82,14 +98,27 @@ class LanceStore(Store):
             self._table = await self._connection.create_table(self._name, schema=schema)
 
     async def exists(self) -> bool:
+        if self.path is None:
+            return await self._exists_remotely()
         # A folder without a version is what a process leaves that was killed while making the table.
         versions = self.path / "_versions"
         return await asyncio.to_thread(lambda: versions.is_dir() and any(versions.iterdir()))
 
+    async def _exists_remotely(self) -> bool:
+        with lance_errors(f"Table {self._name!r} in {self._folder}: cannot be looked for"):
+            connection = self._connection = self._connection or await connect(self._folder)
+            try:
+                (await connection.open_table(self._name)).close()  # type: ignore[no-untyped-call]
+            except ValueError as error:
+                if "was not found" in str(error):
+                    return False
+                raise
+        return True
+
     async def drop(self) -> None:
         self._check_writable()
         await self.close()
-        if not await asyncio.to_thread(self.path.exists):
+        if self.path is not None and not await asyncio.to_thread(self.path.exists):
             return
         with lance_errors(f"Table {self._name!r} could not be dropped"):
             connection = await connect(self._folder)
@@ -104,8 +133,14 @@ class LanceStore(Store):
         self._table = self._connection = None
 
     def describe(self) -> StoreInfo:
-        operators = {op.value for op in Op} | {"$ne", "$nin", "$contains", "$and", "$or", "$not"}
-        return StoreInfo("lancedb", "cosine", self._space.dimensions, filter_operators=frozenset(operators))
+        return StoreInfo(
+            name="lancedb",
+            metric=Metric.COSINE,
+            dimensions=self._space.dimensions,
+            filter_operators=OPERATORS,
+            snapshots=True,
+            cannot=["two processes that write at once", "data and position in one commit"],
+        )
 
     async def count(self) -> int:
         table = await self._open()
@@ -118,12 +153,11 @@ class LanceStore(Store):
         self._check_writable()
         if not len(records):
             return
-        vectors = self._checked_vectors(records)
-        records, vectors = _last_of_each(records, vectors)
+        records = writable(records, self._space.dimensions)
         table = await self._open()
         async with self._writing:
             with lance_errors(self._cannot("write")):
-                batch = await self._batch(table, records, vectors)
+                batch = await self._batch(table, records)
                 if new:
                     await table.add(batch)
                 else:
@@ -198,7 +232,7 @@ class LanceStore(Store):
             for start in range(0, len(ids), _IDS_PER_QUERY):
                 query = table.query().where(ids_in(ids[start : start + _IDS_PER_QUERY])).select(list(FIXED))
                 found.append(await query.to_arrow())
-        return self._records(pa.concat_tables(found)) if found else self._none()
+        return self._records(pa.concat_tables(found)) if found else Records.none(self._space.dimensions)
 
     async def scan(self, batch: int = 5_000) -> AsyncIterator[Records]:
         table = await self._open()
@@ -217,8 +251,7 @@ class LanceStore(Store):
     async def search(
         self, vector: npt.NDArray[np.float32], k: int, where: Filter | None = None, *, ids: Sequence[str] | None = None
     ) -> Matches:
-        if vector.shape != (self._space.dimensions,):
-            raise SpaceMismatch(f"The query has {vector.shape} dimensions, the view {self._space.dimensions}.")
+        vector = checked_query(vector, self._space.dimensions)
         if k <= 0 or (ids is not None and not ids):
             return Matches([], np.zeros(0, np.float32))
         table = await self._open()
@@ -268,8 +301,8 @@ class LanceStore(Store):
                 break
             window *= 4
         best = sorted(hits)[:k]
-        scores = np.array([min(1.0, max(0.0, 1.0 - distance)) for distance, _ in best], np.float32)
-        return Matches([id_ for _, id_ in best], scores)
+        similarities = 1.0 - np.array([distance for distance, _ in best], np.float64)
+        return Matches([id_ for _, id_ in best], scores(Metric.COSINE, similarities))
 
     async def _open(self) -> AsyncTable:
         if self._table is not None:
@@ -308,14 +341,14 @@ class LanceStore(Store):
             self._columns = (version, self._columns[1] if columns == self._columns[1] else columns)
         return self._columns[1]
 
-    async def _batch(self, table: AsyncTable, records: Records, vectors: Vectors) -> pa.Table:
+    async def _batch(self, table: AsyncTable, records: Records) -> pa.Table:
         """The rows under the table's whole schema, which gets the columns that they need first."""
         known = Columns.read(await table.schema())
         encoded = encode(records.metadata, known, self._max_columns)
         if fields := encoded.columns.fields_beyond(known):
             await table.add_columns(pa.schema(fields))  # of nulls: a commit of 1 ms, no file is rewritten
         schema = await table.schema()
-        flat = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), self._space.dimensions)
+        flat = pa.FixedSizeListArray.from_arrays(pa.array(records.vectors[DENSE].reshape(-1)), self._space.dimensions)
         arrays = {ID: pa.array(records.ids), TEXT: pa.array(records.texts), VECTOR: flat, **encoded.arrays}
         rows = len(records)
         return pa.table([arrays.get(f.name, pa.nulls(rows, f.type)) for f in schema], schema=schema)
@@ -326,34 +359,9 @@ class LanceStore(Store):
         vectors = flat.flatten().to_numpy(zero_copy_only=False).reshape(-1, self._space.dimensions)
         return Records(rows[ID].to_pylist(), {DENSE: vectors}, rows[TEXT].to_pylist(), decode(rows[METADATA]))
 
-    def _none(self) -> Records:
-        return Records([], {DENSE: np.zeros((0, self._space.dimensions), np.float32)}, [], [])
-
-    def _checked_vectors(self, records: Records) -> Vectors:
-        vectors = np.ascontiguousarray(records.vectors[DENSE], np.float32)
-        if vectors.shape != (len(records), self._space.dimensions):
-            raise SpaceMismatch(
-                f"{len(records)} rows of {self._space.dimensions} dimensions were due, vectors of {vectors.shape} came."
-            )
-        if not np.isfinite(vectors).all():
-            raise BadInput("A vector has a component that is not a finite number. Nothing was written.")
-        return vectors
-
     def _check_writable(self) -> None:
         if self._read_only:
             raise Forbidden(f"Table {self._name!r} was opened to be read only. Nothing was written.")
 
     def _cannot(self, verb: str) -> str:
         return f"Table {self._name!r} in {self._folder}: cannot {verb}"
-
-
-def _last_of_each(records: Records, vectors: Vectors) -> tuple[Records, Vectors]:
-    """Without earlier rows of an id that comes again: a merge would write both."""
-    last: dict[str, Any] = {id_: row for row, id_ in enumerate(records.ids)}
-    if len(last) == len(records):
-        return records, vectors
-    rows = list(last.values())
-    kept = Records(
-        [records.ids[i] for i in rows], {}, [records.texts[i] for i in rows], [records.metadata[i] for i in rows]
-    )
-    return kept, vectors[rows]

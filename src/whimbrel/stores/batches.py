@@ -1,0 +1,79 @@
+"""Batches that a database takes: so many rows, so many bytes; and half of one that it refused as too large."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass
+
+from whimbrel.errors import TooLarge
+from whimbrel.stores.records import DENSE, Records
+
+MAX_BYTES = 16 << 20
+"""Of one request, where a database names no limit of its own: proxies before a server often take 32 MiB."""
+
+
+class Refused(Exception):
+    """Raised by a write for a batch that the database, or a proxy before it, finds too large."""
+
+
+@dataclass(slots=True)
+class Batches:
+    """The sizes of one database's writes. A refusal is remembered, so that it is met once and not with every batch."""
+
+    rows: int
+    """At most, in one write."""
+    bytes: int = MAX_BYTES
+    """At most, by `weights`."""
+    vector_bytes: float = 4.0
+    """Per component as it travels: 4 as it is, about 6 in base64, 12 as digits."""
+
+    def cut(self, records: Records) -> Iterator[Records]:
+        """The rows in batches of these sizes; a row that is larger alone is a batch of its own."""
+        start = 0
+        size = 0
+        weights = self.weights(records)
+        for row, weight in enumerate(weights):
+            if row > start and (row - start >= self.rows or size + weight > self.bytes):
+                yield records.between(start, row)
+                start, size = row, 0
+            size += weight
+        if start < len(records):
+            yield records.between(start, len(records))
+
+    def weights(self, records: Records) -> list[int]:
+        """About how many bytes each row is on its way: id, text, metadata and vector."""
+        vectors = records.vectors.get(DENSE)
+        fixed = 64 + (int(vectors.shape[1] * self.vector_bytes) if vectors is not None else 0)
+        known: dict[int, int] = {}
+        found = []
+        for id_, text, metadata in zip(records.ids, records.texts, records.metadata, strict=True):
+            about = known.get(id(metadata))  # the chunks of a document share theirs
+            if about is None:
+                about = known[id(metadata)] = len(json.dumps(metadata))
+            found.append(fixed + len(id_) + len(text.encode("utf-8", "surrogatepass")) + about)
+        return found
+
+    async def write(self, records: Records, write: Callable[[Records], Awaitable[None]]) -> None:
+        """Every batch by `write`, in order; one that raises `Refused` in halves, down to a single row.
+
+        Raises `TooLarge` for a row that is refused alone; the rows before it have been written. A write is an upsert:
+        what was written of a batch before it was refused is written again.
+        """
+        for batch in self.cut(records):
+            await self._halving(batch, write)
+
+    async def _halving(self, batch: Records, write: Callable[[Records], Awaitable[None]]) -> None:
+        try:
+            await write(batch)
+            return
+        except Refused as refused:
+            if len(batch) == 1:
+                raise TooLarge(
+                    f"The database refuses the row {batch.ids[0]!r} as too large: {refused}. Rows before it are there.",
+                    "Raise the database's limit on requests, or cut the documents into smaller chunks.",
+                ) from None
+        half = len(batch) // 2
+        self.rows = min(self.rows, max(half, 1))
+        await self._halving(batch.between(0, half), write)
+        await self._halving(batch.between(half, len(batch)), write)

@@ -1,0 +1,95 @@
+"""Rows as columns, which is how they move between the catalog, the stores and each other."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from whimbrel.domain import Metadata
+from whimbrel.errors import BadInput, SpaceMismatch
+
+Vectors = npt.NDArray[np.float32]
+"""float32[n, dimensions]"""
+
+DENSE = "dense"
+"""Name of the one dense vector that a view holds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Records:
+    """Rows as columns; all of one length."""
+
+    ids: Sequence[str]
+    vectors: Mapping[str, Vectors]
+    """Named dense vectors, each float32[n, d]."""
+    texts: Sequence[str]
+    metadata: Sequence[Metadata]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @classmethod
+    def none(cls, dimensions: int) -> Records:
+        """No rows."""
+        return cls([], {DENSE: np.zeros((0, dimensions), np.float32)}, [], [])
+
+    @classmethod
+    def joined(cls, parts: Sequence[Records], dimensions: int) -> Records:
+        """The rows of all parts, in their order."""
+        if not parts:
+            return cls.none(dimensions)
+        return cls(
+            [id_ for part in parts for id_ in part.ids],
+            {name: np.concatenate([part.vectors[name] for part in parts]) for name in parts[0].vectors},
+            [text for part in parts for text in part.texts],
+            [one for part in parts for one in part.metadata],
+        )
+
+    def between(self, start: int, stop: int) -> Records:
+        """Rows `[start, stop)`; no vector is copied."""
+        return Records(
+            self.ids[start:stop],
+            {name: vectors[start:stop] for name, vectors in self.vectors.items()},
+            self.texts[start:stop],
+            self.metadata[start:stop],
+        )
+
+    def taken(self, rows: Sequence[int]) -> Records:
+        """The rows of these numbers, in this order."""
+        return Records(
+            [self.ids[row] for row in rows],
+            {name: vectors[list(rows)] for name, vectors in self.vectors.items()},
+            [self.texts[row] for row in rows],
+            [self.metadata[row] for row in rows],
+        )
+
+
+def writable(records: Records, dimensions: int) -> Records:
+    """The rows as every store writes them: finite float32 vectors of its dimensions, and each id once, as it comes
+    last: most databases write both rows of an id that comes twice in a batch, or refuse.
+
+    Raises `SpaceMismatch` and `BadInput`; nothing has been written then.
+    """
+    vectors = np.ascontiguousarray(records.vectors[DENSE], np.float32)
+    if vectors.shape != (len(records), dimensions):
+        raise SpaceMismatch(
+            f"{len(records)} rows of {dimensions} dimensions were due, vectors of {vectors.shape} came. "
+            "Nothing was written."
+        )
+    if not np.isfinite(vectors).all():
+        raise BadInput("A vector has a component that is not a finite number. Nothing was written.")
+    whole = Records(records.ids, {DENSE: vectors}, records.texts, records.metadata)
+    last = {id_: row for row, id_ in enumerate(records.ids)}
+    return whole if len(last) == len(records) else whole.taken(list(last.values()))
+
+
+def checked_query(vector: npt.NDArray[np.float32], dimensions: int) -> npt.NDArray[np.float32]:
+    """The vector of a query, float32[d]. Raises `SpaceMismatch` for another shape, `BadInput` for NaN or infinity."""
+    if vector.shape != (dimensions,):
+        raise SpaceMismatch(f"The query's vector has the shape {vector.shape}, the view {dimensions} dimensions.")
+    if not np.isfinite(vector).all():
+        raise BadInput("The query's vector has a component that is not a finite number.")
+    return np.ascontiguousarray(vector, np.float32)
