@@ -31,6 +31,7 @@ from whimbrel.filters import (
     to_json,
 )
 from whimbrel.filters.facts import facts, key
+from whimbrel.testing import passes, strategies
 
 # --- the grammar -----------------------------------------------------------------------------------------------------
 
@@ -106,6 +107,14 @@ def test_a_filter_is_at_most_32_levels_deep() -> None:
     assert parse(raw) is not None
     with pytest.raises(BadFilter, match="32 levels"):
         parse({"$not": raw})
+
+
+@settings(max_examples=300, deadline=None)
+@given(strategies.filters, strategies.foreign_metadatas)
+def test_what_is_parsed_means_what_was_written(raw: dict[str, Any], metadata: dict[str, Any]) -> None:
+    """Parser and evaluator against one that shares no line with them."""
+    where = parse(raw)
+    assert (where is None or matches(where, metadata)) == passes(raw, metadata)
 
 
 @given(filters)

@@ -30,6 +30,7 @@ from whimbrel.filters import Compare, Filter, Op, matches, parse
 from whimbrel.lexicon import LexicalRows, TantivyLexicon, layout
 from whimbrel.lexicon.analysis import Analysis
 from whimbrel.owner.targets import LexiconTarget
+from whimbrel.testing import passes, strategies
 
 
 def at(position: int) -> Position:
@@ -244,6 +245,20 @@ def test_ties_break_by_id_whatever_k(lexicon: TantivyLexicon) -> None:
 
 
 # --- filters ---------------------------------------------------------------------------------------------------------
+
+
+@settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(strategies.foreign_metadatas, max_size=8), st.lists(strategies.filters, min_size=1, max_size=4))
+def test_filters_mean_what_they_mean_in_every_store(
+    tmp_path: Path, rowset: list[dict[str, Any]], raws: list[dict[str, Any]]
+) -> None:
+    with tempfile.TemporaryDirectory(dir=tmp_path) as folder:
+        lexicon = TantivyLexicon.create(Path(folder) / "x")
+        metadata = {f"{i}": row for i, row in enumerate(rowset)}
+        lexicon.apply(rows(dict.fromkeys(metadata, "word"), metadata=metadata), [], at(1))
+        for raw in raws:
+            assert _columns(lexicon, parse(raw))[0] == [i for i, row in metadata.items() if passes(raw, row)]
+        lexicon.close()
 
 
 @settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -90,12 +90,16 @@ class LanceStore(Store):
 
     async def create(self) -> None:
         self._check_writable()
+        taken = Conflict(f"There is a table {self._name!r} in {self._folder} already. Nothing was changed.")
         if await self.exists():
-            raise Conflict(f"There is a table {self._name!r} in {self._folder} already. Nothing was changed.")
+            raise taken
         schema = table_schema(self._space.dimensions, {**_FORMAT, "whimbrel:space": self._space.key})
         with lance_errors(f"Table {self._name!r} could not be made"):
             self._connection = self._connection or await connect(self._folder)
-            self._table = await self._connection.create_table(self._name, schema=schema)
+            try:
+                self._table = await self._connection.create_table(self._name, schema=schema)
+            except ValueError as error:  # another was quicker
+                raise (taken if "already exists" in str(error) else error) from error
 
     async def exists(self) -> bool:
         if self.path is None:
