@@ -585,6 +585,54 @@ def test_what_holds_no_secret_is_shown_whole(url: str) -> None:
     assert mask_url(url) == url
 
 
+# --- the seeds' names for a Chroma server ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("env", "store"),
+    [
+        ({"CHROMADB_HOST": "db"}, "chroma+http://db:8000"),
+        ({"CHROMADB_HOST": "db", "CHROMADB_PORT": "9000", "CHROMADB_SSL": "false"}, "chroma+http://db:9000"),
+        ({"CHROMADB_HOST": "db", "CHROMADB_SSL": "True"}, "chroma+https://db:443"),
+        ({"CHROMADB_HOST": "::1"}, "chroma+http://[::1]:8000"),
+        ({"CHROMADB_PORT": "9000", "CHROMADB_SSL": "perhaps"}, "lancedb:"),
+        ({"CHROMADB_HOST": "db", "CHROMADB_PORT": "x", "WHIMBREL_STORE": "lancedb:own"}, "lancedb:own"),
+    ],
+)
+def test_variables_of_a_chroma_server_name_the_store(env: dict[str, str], store: str) -> None:
+    assert load_settings(env=env).store == store
+
+
+def test_what_is_said_to_whimbrel_beats_the_variables_of_a_chroma_server() -> None:
+    foreign = {"CHROMADB_HOST": "db", "CHROMADB_CONNECTION_TIMEOUT": "7", "CHROMADB_MAX_CONNECTIONS": "3"}
+    settings = load_settings(env=foreign)
+    assert settings.stores.reach == (7.0, 30.0, 3)
+    assert settings.sources["store"] == "CHROMADB_HOST"
+    settings = load_settings(env={**foreign, "WHIMBREL_STORES_MAX_CONNECTIONS": "5"})
+    assert settings.stores.reach == (7.0, 30.0, 5)
+    assert load_settings(env={"CHROMADB_MAX_CONNECTIONS": "x"}).stores.max_connections == 8
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"CHROMADB_PORT": "x"}, {"CHROMADB_SSL": "perhaps"}, {"CHROMADB_MAX_CONNECTIONS": "x"}]
+)
+def test_a_wrong_variable_of_a_chroma_server_is_named_with_the_way_out(wrong: dict[str, str]) -> None:
+    with pytest.raises(ConfigError) as refused:
+        load_settings(env={"CHROMADB_HOST": "db", **wrong})
+    (name,) = wrong
+    assert name in refused.value.message
+    assert "WHIMBREL_STORE" in refused.value.hint
+
+
+def test_credentials_of_stores_are_found_and_never_shown() -> None:
+    others = "postgresql://me:s3cret@h/old chroma+http://t0ken@c:8000"
+    settings = load_settings(env={"WHIMBREL_STORES_OTHERS": others, "WHIMBREL_STORE": "postgresql://me:s3cret@h/new"})
+    assert settings.configured_stores()[:3] == ["postgresql://me:s3cret@h/new", *others.split()]
+    shown = repr(settings) + repr(explain(settings))
+    assert "s3cret" not in shown
+    assert "t0ken" not in shown
+
+
 # --- documentation and cost ------------------------------------------------------------------------------------------
 
 

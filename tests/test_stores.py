@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from whimbrel.config import mask_url
+from whimbrel.config.values import without_credentials
 from whimbrel.domain import Space
 from whimbrel.errors import BadInput, ConfigError, SpaceMismatch, TooLarge
 from whimbrel.filters import OPERATORS, matches, operators, parse
@@ -23,7 +24,7 @@ from whimbrel.stores.envelope import Dialect, dumps, joined, loads, split
 from whimbrel.stores.lancedb import LanceStore
 from whimbrel.stores.metrics import measure, measure_of, scores
 from whimbrel.stores.records import checked_query, writable
-from whimbrel.stores.resolve import open_store, parse_uri, same_place, without_credentials
+from whimbrel.stores.resolve import open_store, parse_uri, same_place
 
 SPACE = Space("test", "1", 8)
 

@@ -24,6 +24,7 @@ from whimbrel.catalog import collections, jobs, leases, migrate, vectors
 from whimbrel.catalog.collections import Collection, ViewRow
 from whimbrel.catalog.engine import Catalog
 from whimbrel.config import Settings, load_settings
+from whimbrel.config.values import without_credentials
 from whimbrel.domain import Answer, AnswerEvent, Job, Mode, SearchResult, ViewKind
 from whimbrel.errors import AlreadyOwned, BadQuery, SpaceMismatch
 from whimbrel.home import Home, host_name
@@ -48,7 +49,7 @@ from whimbrel.owner.tasks import delete_collection, drop_view, rebuild_view, ver
 from whimbrel.search.engine import Limits, SearchEngine, SearchRequest
 from whimbrel.search.readers import Readers
 from whimbrel.service import Service
-from whimbrel.stores.base import Store
+from whimbrel.stores.base import Reach, Store
 from whimbrel.stores.resolve import open_store, parse_uri
 
 T = TypeVar("T")
@@ -271,7 +272,8 @@ class Whimbrel(Service):
             space = None
             if embedder is not None:
                 space = vectors.space_id(connection, embedder.space, self.settings.embedder)
-        return (self.settings.store if kind is ViewKind.STORE else uri_of(language)), space, chunking
+        uri = without_credentials(self.settings.store) if kind is ViewKind.STORE else uri_of(language)
+        return uri, space, chunking
 
     def _checked_chunking(self, spec: str) -> str:
         chunking = Chunking.parse(spec)
@@ -336,7 +338,15 @@ class Whimbrel(Service):
         assert row.view.space_id is not None
         with self.catalog.read() as connection:
             space, _ = vectors.read_space(connection, row.view.space_id)
-        return open_store(row.view.uri, row.view.name, space, base=self.home.path, read_only=read_only)
+        return open_store(
+            row.view.uri,
+            row.view.name,
+            space,
+            base=self.home.path,
+            read_only=read_only,
+            reach=Reach(*self.settings.stores.reach),
+            configured=self.settings.configured_stores(),
+        )
 
     def _lexicon(self, row: ViewRow, language: str) -> TantivyLexicon:
         return TantivyLexicon.open(self.home.lexicons / row.view.name, language=language_of(row.view.uri, language))

@@ -17,6 +17,7 @@ from whimbrel.catalog.collections import Collection, ViewRow
 from whimbrel.catalog.documents import batched, count_documents, read_text
 from whimbrel.catalog.engine import AnyRow
 from whimbrel.config import Settings, mask_url
+from whimbrel.config.values import without_credentials
 from whimbrel.domain import DocumentState, ViewKind, document_id
 from whimbrel.errors import DocumentNotFound
 
@@ -122,7 +123,7 @@ def _differs(connection: Connection, live: list[ViewRow], settings: Settings) ->
         spec = vectors.read_space(connection, row.view.space_id)[1]
         if spec != settings.embedder:
             said.append(f"embedder: configured {settings.embedder!r}, the collection's vectors are of {spec!r}")
-        if row.view.uri != settings.store:
+        if row.view.uri != without_credentials(settings.store):
             said.append(
                 f"store: configured {mask_url(settings.store)!r}, the collection is in {mask_url(row.view.uri)!r}"
             )

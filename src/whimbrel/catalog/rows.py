@@ -17,10 +17,12 @@ from sqlalchemy import ColumnElement, Connection, bindparam, func, select
 from whimbrel.catalog import tables as t
 from whimbrel.catalog.documents import batched, view_metadata
 from whimbrel.catalog.engine import AnyRow
+from whimbrel.catalog.filters_sql import compile_filter
 from whimbrel.catalog.keys import among
 from whimbrel.catalog.log import Op
 from whimbrel.catalog.tables import SEGMENT_CHARS
 from whimbrel.domain import DocumentState
+from whimbrel.filters import Filter
 
 
 @dataclass(frozen=True, slots=True)
@@ -277,6 +279,26 @@ def public_ids(connection: Connection, collection_id: int, chunking_id: int, spa
         joined = t.chunks.join(t.vectors, (vectors.text_id == chunks.text_id) & (vectors.space_id == space_id))
         query = query.select_from(joined).where(vectors.data.is_not(None))
     return {public_id.hex() for public_id in connection.execute(query).scalars()}
+
+
+def passing_ids(
+    connection: Connection, collection_id: int, chunking_id: int, where: Filter, *, limit: int
+) -> list[str] | None:
+    """The ids of the chunks whose documents pass a filter; None where they are more than `limit`."""
+    chunks, documents = t.chunks.c, t.documents.c
+    query = (
+        select(chunks.public_id)
+        .join_from(t.chunks, t.documents, documents.id == chunks.document_id)
+        .where(
+            chunks.collection_id == collection_id,
+            chunks.chunking_id == chunking_id,
+            documents.state != DocumentState.GONE,
+            compile_filter(where, documents.facts, connection.dialect.name),
+        )
+        .limit(limit + 1)
+    )
+    found = [public_id.hex() for public_id in connection.execute(query).scalars()]
+    return found if len(found) <= limit else None
 
 
 def keys_of(connection: Connection, collection_id: int, chunking_id: int, ids: Sequence[str]) -> list[int]:

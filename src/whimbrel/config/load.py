@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,8 +25,16 @@ PROFILES: Mapping[str, Mapping[str, str]] = {
 }
 """Built-in profiles: what each sets, by key. One more is one more entry."""
 
-FOREIGN_VARIABLES: Mapping[str, str] = {"DATABASE_URL": "catalog"}
-"""Variables of other programs that are read too. Any setting of Whimbrel's own beats them."""
+FOREIGN_VARIABLES: Mapping[str, str] = {
+    "DATABASE_URL": "catalog",
+    "CHROMADB_HOST": "store",
+    "CHROMADB_CONNECTION_TIMEOUT": "stores.connect_timeout_s",
+    "CHROMADB_MAX_CONNECTIONS": "stores.max_connections",
+}
+"""Variables of other programs that are read too. Any setting of Whimbrel's own beats them.
+
+`CHROMADB_HOST` makes a URI with `CHROMADB_PORT` (8000, or 443 with TLS) and `CHROMADB_SSL`; the other two count only
+beside it."""
 
 RESERVED_VARIABLES = frozenset({"WHIMBREL_CONFIG"})
 """Read by the loader itself; no setting."""
@@ -54,7 +62,8 @@ def load_settings(
     named = flags.get("profile") or environment.get("profile") or in_file.get("profile") or Given("local", "default")
     profile = _profile(named, file.profiles if file else {})
 
-    merged = {**_from_others(variables), **profile, **in_file, **environment, **flags}
+    named_ours = {**profile, **in_file, **environment, **flags}
+    merged = {**_from_others(variables, named_ours.keys()), **named_ours}
     settings = _checked(merged)
     settings._sources.update({key: given.source for key, given in merged.items()})
     settings._file = file.path.absolute() if file else None
@@ -132,9 +141,28 @@ def _is_of_others(name: str, value: str) -> bool:
     return bool(link) or name.startswith(("WHIMBREL_TEST_", "WHIMBREL_BENCH_"))
 
 
-def _from_others(variables: Mapping[str, str]) -> dict[str, Given]:
-    found = ((key, name, variables.get(name, "").strip()) for name, key in FOREIGN_VARIABLES.items())
-    return {key: Given(value, name, shown=False) for key, name, value in found if value}
+def _from_others(variables: Mapping[str, str], taken: Collection[str]) -> dict[str, Given]:
+    """What variables of other programs say of settings that are not `taken`."""
+    known = {name: variables.get(name, "").strip() for name in (*FOREIGN_VARIABLES, "CHROMADB_PORT", "CHROMADB_SSL")}
+    if known["CHROMADB_HOST"] and "store" not in taken:
+        known["CHROMADB_HOST"] = _chroma(known["CHROMADB_HOST"], known["CHROMADB_PORT"], known["CHROMADB_SSL"])
+    elif not known["CHROMADB_HOST"]:
+        known |= dict.fromkeys(("CHROMADB_CONNECTION_TIMEOUT", "CHROMADB_MAX_CONNECTIONS"), "")
+    given = {key: Given(known[name], name, shown=False) for name, key in FOREIGN_VARIABLES.items() if known[name]}
+    return {key: value for key, value in given.items() if key not in taken}
+
+
+def _chroma(host: str, port: str, ssl: str) -> str:
+    """The URI of the Chroma server that these variables name. Raises ConfigError."""
+    if ssl.lower() not in ("", "0", "1", "false", "true", "no", "yes", "off", "on"):
+        raise ConfigError(
+            "CHROMADB_SSL is neither `true` nor `false`.", "If it is not meant for us: set WHIMBREL_STORE."
+        )
+    if port and not (port.isdecimal() and 0 < int(port) < 65_536):
+        raise ConfigError("CHROMADB_PORT is no port.", "If it is not meant for us: set WHIMBREL_STORE.")
+    tls = ssl.lower() in ("1", "true", "yes", "on")
+    bare = f"[{host}]" if host.count(":") > 1 and not host.startswith("[") else host
+    return f"chroma+{'https' if tls else 'http'}://{bare}:{port or (443 if tls else 8000)}"
 
 
 def _profile(named: Given, own: Mapping[str, Callable[[], dict[str, Given]]]) -> dict[str, Given]:
@@ -166,10 +194,11 @@ def _checked(merged: Mapping[str, Given]) -> Settings:
         problems = [_problem(".".join(map(str, one["loc"])), one["msg"], one["type"], merged) for one in details]
         blamed = {merged[key].source for key in (".".join(map(str, one["loc"])) for one in details) if key in merged}
     foreign = sorted(blamed & FOREIGN_VARIABLES.keys())
+    ours = f"WHIMBREL_{FOREIGN_VARIABLES[foreign[0]].upper().replace('.', '_')}" if foreign else ""
     # Outside the handler: pydantic's error holds the input, and would be printed as this one's context.
     raise ConfigError(
         " ".join(problems),
-        f"If {foreign[0]} is meant for another program, set WHIMBREL_{FOREIGN_VARIABLES[foreign[0]].upper()}."
+        f"If {foreign[0]} is meant for another program, set {ours}."
         if foreign
         else "docs/configuration.md lists every setting.",
     )

@@ -169,6 +169,24 @@ class Owner(Section):
         return self
 
 
+class Stores(Section):
+    connect_timeout_s: float = Field(default=5.0, gt=0, description="Seconds to reach a vector store that is a server.")
+    timeout_s: float = Field(default=30.0, gt=0, description="Seconds in which such a server must answer a read.")
+    max_connections: int = Field(
+        default=8, ge=1, le=1_000, description="Connections of one process to one such server, at most."
+    )
+    others: SecretStr | None = Field(
+        default=None,
+        description="Credentials of stores that collections are in beside `store`: the catalog keeps none.",
+        json_schema_extra={"expected": "store URIs with their credentials, joined by blanks"},
+    )
+
+    @property
+    def reach(self) -> tuple[float, float, int]:
+        """Connect timeout and read timeout in seconds, and connections."""
+        return self.connect_timeout_s, self.timeout_s, self.max_connections
+
+
 class Embed(Section):
     threads: int | None = Field(
         default=None, ge=1, le=1024, description="Threads of an embedder in this process; without one, one per core."
@@ -274,6 +292,7 @@ class Settings(Section):
     search: Search = Field(default_factory=Search)
     server: Server = Field(default_factory=Server)
     owner: Owner = Field(default_factory=Owner)
+    stores: Stores = Field(default_factory=Stores)
     embed: Embed = Field(default_factory=Embed)
     answer: Answer = Field(default_factory=Answer)
     models: Models = Field(default_factory=Models)
@@ -302,6 +321,11 @@ class Settings(Section):
         """The file of an SQLite catalog; None where the catalog is on Postgres."""
         prefix = "sqlite:///"
         return Path(self.catalog.removeprefix(prefix)) if self.catalog.startswith(prefix) else None
+
+    def configured_stores(self) -> list[str]:
+        """URIs that may hold the credentials of a store: `store`, the catalog's own database, `stores.others`."""
+        others = self.stores.others.get_secret_value().split() if self.stores.others else []
+        return [self.store, *others, self.catalog]
 
     def parsed_api_keys(self) -> dict[str, SecretStr]:
         """The secrets of `api_keys` by name; empty without keys. Raises ConfigError, which shows no part of a key."""

@@ -125,6 +125,34 @@ def mask_url(url: str) -> str:
     return _PARAMETER.sub(r"\g<name>***", masked)
 
 
+_SYNONYMS = {"postgres": "postgresql", "postgresql+psycopg": "postgresql"}
+
+
+def canonical_store(uri: str) -> str:
+    """A store's URI with its scheme in the one form."""
+    scheme, colon, rest = uri.strip().partition(":")
+    scheme = scheme.lower()
+    return f"{_SYNONYMS.get(scheme, scheme)}{colon}{rest}"
+
+
+def without_credentials(uri: str) -> str:
+    """A store's URI as the catalog keeps it: no password, no token, no parameter named like a secret.
+
+    The user of a Postgres stays: it is part of where; that of a Chroma server is a token.
+    """
+    scheme, colon, rest = canonical_store(uri).partition(":")
+    if rest.startswith("//"):
+        authority = re.split(r"[/?]", rest[2:], maxsplit=1)[0]
+        user, at, host = authority.rpartition("@")
+        if at:
+            kept = "" if scheme.startswith("chroma+") else user.partition(":")[0]
+            rest = f"//{kept}@{host}{rest[2 + len(authority) :]}" if kept else f"//{host}{rest[2 + len(authority) :]}"
+        path, mark, query = rest.partition("?")
+        parameters = [one for one in query.split("&") if not re.search(SECRET_NAME, one.partition("=")[0], re.I)]
+        rest = path + (mark + "&".join(parameters) if any(parameters) else "")
+    return f"{scheme}{colon}{rest}"
+
+
 def unknown_key(key: str, source: str, known: Iterable[str]) -> ConfigError:
     """The error for a key that is not in `known`."""
     near = nearest(key, {one: one for one in known})

@@ -91,6 +91,7 @@ class Follower:
             await self.target.create()
             self._fresh = True
         if self.building and self.after < self.upto:
+            await self.target.begin_bulk()
             return
         held = await self.target.position()
         if held is None and self.building:
@@ -191,6 +192,8 @@ class Follower:
 
     async def _end_building(self) -> None:
         """The snapshot is copied: from here the view follows the tail of the log."""
+        if self.upto:
+            await self.target.end_bulk()  # before there is a position, after which nobody would call it again
         self._held = await self.target.position()
         if self._held is None:
             self._held = await asyncio.to_thread(self._snapshot_position)

@@ -43,6 +43,12 @@ class Target(ABC):
     ) -> None:
         """Write rows and deletions; then the position, unless it is None (there is more to come before it holds)."""
 
+    async def begin_bulk(self) -> None:
+        """Many new rows are about to come. Called again where an owner goes on with what another began."""
+
+    async def end_bulk(self) -> None:
+        """They have come."""
+
     @abstractmethod
     async def count(self) -> int: ...
 
@@ -99,6 +105,12 @@ class StoreTarget(Target):
             await self.store.delete(deletes)
         if records is not None:
             await self.store.upsert(records, new=new)
+
+    async def begin_bulk(self) -> None:
+        await self.store.begin_bulk()
+
+    async def end_bulk(self) -> None:
+        await self.store.end_bulk()
 
     async def count(self) -> int:
         return await self.store.count()

@@ -22,12 +22,13 @@ from whimbrel.catalog.documents import view_metadata
 from whimbrel.catalog.engine import Catalog
 from whimbrel.catalog.rows import Hydrated
 from whimbrel.domain import EmbedKind, Hit, Matches, Mode, SearchResult, ViewState
-from whimbrel.errors import BadQuery, UserError, ViewDamaged, ViewError, WaitTimeout, WhimbrelError
-from whimbrel.filters import Filter, matches, parse
+from whimbrel.errors import BadFilter, BadQuery, UserError, ViewDamaged, ViewError, WaitTimeout, WhimbrelError
+from whimbrel.filters import Filter, matches, operators, parse
 from whimbrel.models.embedders.base import Embedder
 from whimbrel.search.fusion import Candidate, fuse
 from whimbrel.search.readers import Readers
 from whimbrel.search.turns import Turns
+from whimbrel.stores.base import StoreInfo
 
 logger = logging.getLogger("whimbrel.search")
 
@@ -268,7 +269,26 @@ class SearchEngine:
         store, vector = await asyncio.gather(
             self.readers.store(row), _timed(run.timings, "embed", embedder.embed([request.query], EmbedKind.QUERY))
         )
-        return await _timed(run.timings, "store", store.search(vector[0], wanted, run.where))
+        where, ids = run.where, None
+        if where is not None and not store.answers(where):
+            ids = await _timed(
+                run.timings, "filter", asyncio.to_thread(self._passing, run, row, where, store.describe())
+            )
+            where = None
+        return await _timed(run.timings, "store", store.search(vector[0], wanted, where, ids=ids))
+
+    def _passing(self, run: _Run, row: ViewRow, where: Filter, store: StoreInfo) -> list[str]:
+        """The ids of the chunks that pass, for a store that does not answer the filter itself."""
+        with self.catalog.read() as connection:
+            found = rows.passing_ids(connection, run.collection.id, row.view.chunking_id, where, limit=store.max_ids)
+        if found is None:
+            missing = ", ".join(sorted(operators(where) - store.filter_operators)) or "of this form"
+            raise BadFilter(
+                f"The store {store.name} does not answer filters with {missing} itself, and this one keeps more than "
+                f"{store.max_ids:,} chunks.",
+                "Add a condition that keeps fewer, or search by words (mode lexical).",
+            )
+        return found
 
     async def _lexical(self, request: SearchRequest, run: _Run, row: ViewRow, wanted: int) -> Matches:
         lexicon = await self.readers.lexicon(row, run.collection.language)

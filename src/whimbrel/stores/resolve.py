@@ -24,7 +24,7 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Protocol
 
-from whimbrel.config.values import SECRET_NAME, mask_url
+from whimbrel.config.values import canonical_store, mask_url, without_credentials
 from whimbrel.domain import Space
 from whimbrel.errors import ConfigError
 from whimbrel.stores.base import Reach, Store
@@ -60,13 +60,13 @@ def open_store(
     """
     scheme, _ = parse_uri(uri)
     place = without_credentials(uri)
-    whole = uri if place != _canonical(uri) else next((one for one in configured if same_place(one, uri)), uri)
+    whole = uri if place != canonical_store(uri) else next((one for one in configured if same_place(one, uri)), uri)
     return _opener(scheme)(whole.strip(), name, space, base=base, read_only=read_only, reach=reach)
 
 
 def parse_uri(uri: str) -> tuple[str, str]:
     """(scheme, the rest) of a store's URI. Raises `ConfigError` for one that names no store."""
-    scheme, colon, rest = _canonical(uri).partition(":")
+    scheme, colon, rest = canonical_store(uri).partition(":")
     if scheme not in _BUILT_IN and scheme not in (others := _others()):
         known = [*_BUILT_IN, *others]
         near = get_close_matches(scheme.lower(), known, n=1)
@@ -86,33 +86,9 @@ def parse_uri(uri: str) -> tuple[str, str]:
     return scheme, rest
 
 
-def without_credentials(uri: str) -> str:
-    """The URI as the catalog keeps it: no password, no token, no parameter named like a secret.
-
-    The user of a Postgres stays: it is part of where; that of a Chroma server is a token.
-    """
-    scheme, colon, rest = _canonical(uri).partition(":")
-    if rest.startswith("//"):
-        authority = re.split(r"[/?]", rest[2:], maxsplit=1)[0]
-        user, at, host = authority.rpartition("@")
-        if at:
-            kept = "" if scheme.startswith("chroma+") else user.partition(":")[0]
-            rest = f"//{kept}@{host}{rest[2 + len(authority) :]}" if kept else f"//{host}{rest[2 + len(authority) :]}"
-        path, mark, query = rest.partition("?")
-        parameters = [one for one in query.split("&") if not re.search(SECRET_NAME, one.partition("=")[0], re.I)]
-        rest = path + (mark + "&".join(parameters) if any(parameters) else "")
-    return f"{scheme}{colon}{rest}"
-
-
 def same_place(uri: str, other: str) -> bool:
     """Whether two URIs name one database, whatever credentials they hold."""
     return without_credentials(uri) == without_credentials(other)
-
-
-def _canonical(uri: str) -> str:
-    scheme, colon, rest = uri.strip().partition(":")
-    scheme = scheme.lower()
-    return f"{_SYNONYMS.get(scheme, scheme)}{colon}{rest}"
 
 
 def _is_server(scheme: str) -> bool:
@@ -147,7 +123,6 @@ _BUILT_IN = {
 }
 """Openers by scheme, as entry points name them."""
 
-_SYNONYMS = {"postgres": "postgresql", "postgresql+psycopg": "postgresql"}
 _EXAMPLES = {
     "lancedb": "vectors",
     "postgresql": "//user@localhost/app",
