@@ -41,6 +41,7 @@ from whimbrel.models.embedders.resolve import resolve_embedder
 from whimbrel.owner import lock
 from whimbrel.owner.erase import Eraser
 from whimbrel.owner.languages import first_language
+from whimbrel.owner.lending import borrowed
 from whimbrel.owner.owner import Owner
 from whimbrel.owner.parts import Parts
 from whimbrel.owner.runner import JobContext, run
@@ -212,6 +213,7 @@ class Whimbrel(Service):
             open_target=self._target,
             embedder_for=self.embedder_for,
             default_view=self._default_view,
+            socket=self.home.owner_socket,
             handlers={
                 "ingest": reading.ingest,
                 "add": reading.add,
@@ -338,7 +340,7 @@ class Whimbrel(Service):
         assert row.view.space_id is not None
         with self.catalog.read() as connection:
             space, _ = vectors.read_space(connection, row.view.space_id)
-        return open_store(
+        store = open_store(
             row.view.uri,
             row.view.name,
             space,
@@ -347,6 +349,10 @@ class Whimbrel(Service):
             reach=Reach(*self.settings.stores.reach),
             configured=self.settings.configured_stores(),
         )
+        return borrowed(store, row.id, self.home, self.catalog, is_owner=self._owns) if read_only else store
+
+    def _owns(self) -> bool:
+        return self.owner is not None and self.owner.running
 
     def _lexicon(self, row: ViewRow, language: str) -> TantivyLexicon:
         return TantivyLexicon.open(self.home.lexicons / row.view.name, language=language_of(row.view.uri, language))

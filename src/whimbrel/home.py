@@ -46,14 +46,24 @@ class Home:
 
     @property
     def socket(self) -> Path:
-        """Where a running `serve` answers the CLI. A Unix socket's path may have 107 bytes: a link in a short place."""
-        path = self.path / "serve.sock"
+        """Where a running `serve` answers the CLI."""
+        return self._socket("serve")
+
+    @property
+    def owner_socket(self) -> Path:
+        """Where the owner answers from stores that allow one process."""
+        return self._socket("owner")
+
+    def _socket(self, name: str) -> Path:
+        """A Unix socket's path may have 107 bytes: a link in a short place."""
+        path = self.path / f"{name}.sock"
         if len(os.fsencode(path)) <= 100:
             return path
         from hashlib import blake2b
 
         short = blake2b(os.fsencode(self.path), digest_size=8).hexdigest()
-        return Path(tempfile.gettempdir()) / f"whimbrel-{os.getuid()}-{short}.sock"
+        suffix = "" if name == "serve" else f"-{name}"
+        return Path(tempfile.gettempdir()) / f"whimbrel-{os.getuid()}-{short}{suffix}.sock"
 
     def prepare(self) -> None:
         """Make the folders. Raises `HomeError` when this user cannot."""

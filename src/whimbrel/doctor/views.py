@@ -21,6 +21,8 @@ from whimbrel.lexicon.integrity import damaged_files
 from whimbrel.lexicon.language import language_of
 from whimbrel.lexicon.tantivy import TantivyLexicon
 from whimbrel.models.embedders.resolve import resolve_embedder
+from whimbrel.owner.lending import borrowed
+from whimbrel.stores.base import Reach
 from whimbrel.stores.resolve import open_store
 
 MOVING_S = 1.5
@@ -108,7 +110,16 @@ async def _store(opened: Opened, _collection: Collection, row: ViewRow) -> _Held
     assert row.view.space_id is not None
     with opened.catalog.read() as connection:
         space, _ = vectors.read_space(connection, row.view.space_id)
-    store = open_store(row.view.uri, row.view.name, space, base=opened.home.path, read_only=True)
+    store = open_store(
+        row.view.uri,
+        row.view.name,
+        space,
+        base=opened.home.path,
+        read_only=True,
+        reach=Reach(*opened.settings.stores.reach),
+        configured=opened.settings.configured_stores(),
+    )
+    store = borrowed(store, row.id, opened.home, opened.catalog)
     try:
         if not await store.exists():
             return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from whimbrel.catalog.collections import Collection, ViewRow
@@ -30,6 +31,8 @@ class Parts:
     """By space key of the catalog. Raises when the configured model is not of that space."""
     default_view: Callable[[Collection, ViewKind], Where | None]
     """Where a collection's first view of a kind goes; None while that cannot be told yet."""
+    socket: Path
+    """Where other processes ask about stores that allow one process."""
     handlers: Mapping[str, Handler] = field(default_factory=dict)
     on_stop: Callable[[], Coroutine[Any, Any, None]] | None = None
     """Runs last on the owner's loop: what jobs have opened on it is closed there."""

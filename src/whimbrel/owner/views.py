@@ -15,11 +15,13 @@ from whimbrel.owner.embedding import EmbeddingStage
 from whimbrel.owner.events import comes
 from whimbrel.owner.follower import Follower
 from whimbrel.owner.languages import LanguageWatch
+from whimbrel.owner.lending import Lender
 from whimbrel.owner.outages import Outages
 from whimbrel.owner.parts import Parts, Where, logged, said
 from whimbrel.owner.stages import Stages
 from whimbrel.owner.succession import add_first, build_beside, promote
-from whimbrel.owner.targets import Target
+from whimbrel.owner.targets import StoreTarget, Target
+from whimbrel.stores.base import Store
 
 logger = logging.getLogger("whimbrel.owner")
 
@@ -55,6 +57,7 @@ class Views:
         self._settled: set[int] = set()
         """Views that have been tidied up since they were last written to."""
         self._rebuilds: dict[tuple[int, ViewKind], list[float]] = {}
+        self._lender = Lender(parts.socket, self._store_of)
 
     @property
     def tasks(self) -> list[asyncio.Task[None]]:
@@ -62,6 +65,7 @@ class Views:
 
     async def close(self) -> None:
         """After the tasks have ended."""
+        await self._lender.close()
         for follower in (*self.followers.values(), *self._leaving.values()):
             await follower.target.close()
 
@@ -169,6 +173,8 @@ class Views:
                 )
                 await follower.open()
                 self.followers[row.id] = follower
+                if isinstance(target, StoreTarget) and target.store.describe().single_process:
+                    await self._lender.listen()
                 patience = 0.5
                 await self._feed(collection, follower)
             except ViewDamaged as error:
@@ -293,6 +299,11 @@ class Views:
             self._leaving[closing] = follower
             closing.add_done_callback(self._leaving.pop)
             await asyncio.wait([closing], timeout=CLOSING_S)
+
+    def _store_of(self, view: int) -> Store | None:
+        follower = self.followers.get(view)
+        target = follower.target if follower is not None else None
+        return target.store if isinstance(target, StoreTarget) else None
 
     async def _forget(self, view: int, target: Target | None) -> None:
         self.followers.pop(view, None)
