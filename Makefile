@@ -27,7 +27,7 @@ WHIMBREL := env -u DATABASE_URL -u WHIMBREL_CATALOG -u WHIMBREL_CONFIG WHIMBREL_
 UV ?= uv
 LOCK := $(UV) pip compile --quiet --universal --generate-hashes --python-version 3.11 --no-header --no-emit-index-url
 
-.PHONY: help setup demo test check soak bench docs lock clean
+.PHONY: help setup demo test check soak bench docs stores lock clean
 
 help: ## List what there is to make.
 	@grep -E '^[a-z]+:.*## ' Makefile | sed -E 's/^([a-z]+):.*## /  make \1|/' | column -t -s '|' 2>/dev/null \
@@ -62,6 +62,9 @@ bench: $(DEV) ## Measure; docs/benchmarks.md says what.
 
 docs: $(DEV) ## Build the documentation as a site in site/.
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+stores: $(DEV) ## Run the suite of stores, and write the table of what each does into docs/.
+	$(BIN)/python -m pytest -p whimbrel.testing.table --store-table docs/stores/behaviour.md tests/test_store_*.py
 
 lock: ## For maintainers: resolve both lock files anew (needs uv; `UV=path`). Upgrades nothing that still fits.
 	$(LOCK) --extra all --group build pyproject.toml -o requirements.lock

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import sys
 from pathlib import Path
@@ -25,6 +26,7 @@ from whimbrel.stores.lancedb import LanceStore
 from whimbrel.stores.metrics import measure, measure_of, scores
 from whimbrel.stores.records import checked_query, writable
 from whimbrel.stores.resolve import open_store, parse_uri, same_place
+from whimbrel.testing import StoreConformance
 
 SPACE = Space("test", "1", 8)
 
@@ -287,6 +289,19 @@ def test_a_uri_that_names_no_store_is_refused_without_its_secret(uri: str, said:
 
 def test_a_port_and_an_at_sign_in_an_option_are_no_password() -> None:
     assert parse_uri("postgresql://host:5432/db?application_name=a@b")
+
+
+# --- the documentation ----------------------------------------------------------------------------------------------
+
+
+def test_the_table_of_behaviour_has_every_promise_of_the_suite() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "stores" / "behaviour.md").read_text(encoding="utf-8")
+    tests = [test for name, test in inspect.getmembers(StoreConformance) if name.startswith("test_")]
+    assert len(tests) > 30
+    for test in tests:
+        promise = " ".join((inspect.getdoc(test) or "").split())
+        assert promise, f"{test.__name__} says not what it promises"
+        assert f"| {promise} |" in page, "`make stores` writes docs/stores/behaviour.md"
 
 
 # --- LanceDB on object storage: a folder, through the code that reads buckets -----------------------------------------
