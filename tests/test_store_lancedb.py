@@ -6,11 +6,9 @@ import asyncio
 import math
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import textwrap
-import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -23,11 +21,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from whimbrel.domain import Position, Space
-from whimbrel.errors import BadInput, ConfigError, Conflict, DiskFull, Forbidden, SpaceMismatch, ViewDamaged, ViewError
+from whimbrel.errors import BadInput, ConfigError, Conflict, DiskFull, SpaceMismatch, ViewDamaged, ViewError
 from whimbrel.filters import And, Compare, Filter, Not, Op, Or, flatten, matches, parse
 from whimbrel.stores.base import DENSE, Records, Store
 from whimbrel.stores.lancedb import LanceStore, maintain
 from whimbrel.stores.resolve import open_store
+from whimbrel.testing import Place, StoreConformance
+from whimbrel.testing.base import NewPlace
 
 DIMENSIONS = 16
 SPACE = Space("test", "1", DIMENSIONS)
@@ -71,6 +71,17 @@ def run_python(code: str, *arguments: object) -> subprocess.Popen[str]:
         text=True,
         env={**os.environ, "PYTHONPATH": path},
     )
+
+
+class TestLanceDB(StoreConformance):
+    """LanceDB passes the suite that every store passes."""
+
+    name = "LanceDB"
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def new_place(cls, tmp_path_factory: pytest.TempPathFactory) -> NewPlace:
+        return lambda: Place("lancedb:views", tmp_path_factory.mktemp("lancedb"))
 
 
 # --- rows ------------------------------------------------------------------------------------------------------------
@@ -123,45 +134,6 @@ async def test_other_programs_find_plain_columns(store: LanceStore, tmp_path: Pa
     assert (row["id"], row["text"], row["tags"]) == ("000000", "text 000000", ["a", "b"])
 
 
-async def test_rows_are_written_replaced_and_removed(store: LanceStore) -> None:
-    first = records([{"n": i} for i in range(50)])
-    await store.upsert(first, new=True)
-    await store.upsert(records([{"n": "changed", "more": i} for i in range(20)], first=40, text="new"))
-    await store.delete(["000000", "000041", "unknown"])
-    kept = {f"{i:06d}" for i in range(60)} - {"000000", "000041"}
-    assert set(await store.ids()) == kept
-    assert await store.count() == len(kept)
-    scanned = [batch async for batch in store.scan(batch=7)]
-    assert all(len(batch) <= 7 for batch in scanned)
-    assert sorted(i for batch in scanned for i in batch.ids) == sorted(kept)
-    found = await store.fetch(["000001", "000040", "000000", "unknown"])
-    rows = dict(zip(found.ids, zip(found.texts, found.metadata, found.vectors[DENSE], strict=True), strict=True))
-    assert set(rows) == {"000001", "000040"}
-    assert rows["000040"][:2] == ("new 000040", {"n": "changed", "more": 0})
-    assert np.array_equal(rows["000001"][2], first.vectors[DENSE][1])
-
-
-async def test_writing_a_batch_again_changes_nothing(store: LanceStore) -> None:
-    batch = records([{"n": i} for i in range(30)])
-    for _ in range(2):
-        await store.apply(batch, ["unknown"], Position("epoch", 30, "stamp"))
-    assert await store.count() == 30
-    twice = Records([*batch.ids, "000000"], {DENSE: unit_vectors(31)}, ["old"] * 30 + ["last"], [{}] * 31)
-    await store.upsert(twice)
-    assert await store.count() == 30
-    assert (await store.fetch(["000000"])).texts == ["last"]
-
-
-async def test_nothing_is_nothing(store: LanceStore) -> None:
-    await store.upsert(records([]))
-    await store.delete([])
-    assert len(await store.fetch([])) == 0
-    assert await store.ids() == []
-    assert [batch async for batch in store.scan()] == []
-    assert (await store.search(unit_vectors(1)[0], 5)).ids == []
-    await store.maintain()
-
-
 async def test_wrong_vectors_are_refused(store: LanceStore, tmp_path: Path) -> None:
     bad = unit_vectors(1)
     bad[0, 3] = np.nan
@@ -189,24 +161,6 @@ async def test_a_table_is_made_once_and_dropped_alone(store: LanceStore, tmp_pat
     await store.create()
     assert await store.count() == 0
     await other.close()
-
-
-async def test_what_is_read_only_is_not_written(store: LanceStore, tmp_path: Path) -> None:
-    await store.upsert(records([{}]), new=True)
-    reader = open_store("lancedb:.", "view", SPACE, base=tmp_path, read_only=True)
-    assert await reader.count() == 1
-    writes: list[Callable[[], Any]] = [
-        lambda: reader.upsert(records([{}])),
-        lambda: reader.delete(["000000"]),
-        lambda: reader.set_position(Position("e", 1, "s")),
-        reader.drop,
-        reader.maintain,
-        lambda: reader.erase(grace_s=0),
-    ]
-    for write in writes:
-        with pytest.raises(Forbidden):
-            await write()
-    assert await reader.count() == 1
 
 
 def test_a_uri_names_its_store(tmp_path: Path) -> None:
@@ -241,21 +195,6 @@ async def test_scores_are_cosines_and_best_first(store: LanceStore) -> None:
     everything = await store.search(query, 1_000)
     assert len(everything.ids) == 400
     assert everything.scores.min() == 0.0
-
-
-async def test_ties_break_by_id(store: LanceStore) -> None:
-    same = np.repeat(unit_vectors(1), 500, axis=0)
-    ids = [f"{(i * 7919) % 500:06d}" for i in range(500)]
-    await store.upsert(Records(ids, {DENSE: same}, ids, [{}] * 500), new=True)
-    assert (await store.search(same[0], 20)).ids == sorted(ids)[:20]
-
-
-async def test_search_within_given_ids(store: LanceStore) -> None:
-    await store.upsert(records([{"even": i % 2 == 0} for i in range(200)]), new=True)
-    wanted = [f"{i:06d}" for i in range(100, 200)] + [f"no'{i}" for i in range(9_900)]
-    found = await store.search(unit_vectors(1)[0], 60, parse({"even": True}), ids=wanted)
-    assert sorted(found.ids) == [f"{i:06d}" for i in range(100, 200, 2)]
-    assert (await store.search(unit_vectors(1)[0], 5, ids=[])).ids == []
 
 
 PATHS = [
@@ -436,70 +375,6 @@ async def test_rows_written_after_the_index_are_found(indexed: tuple[Path, np.nd
 
 
 # --- other processes -------------------------------------------------------------------------------------------------
-
-
-async def test_the_position_is_kept_with_the_data(store: LanceStore, tmp_path: Path) -> None:
-    assert await store.position() is None
-    await store.upsert(records([{"k": 1}]), new=True)
-    await store.set_position(Position("e1", 5, "s1"))
-    await store.upsert(records([{"other": "column"}], first=1))
-    assert await store.position() == Position("e1", 5, "s1")
-    await store.set_position(Position("é'\"", 2**62, "s2"))
-    again = LanceStore(tmp_path, "view", SPACE)
-    assert await again.position() == Position("é'\"", 2**62, "s2")
-    await again.close()
-
-
-async def test_a_handle_sees_other_processes_commits_at_once(store: LanceStore, tmp_path: Path) -> None:
-    assert await store.count() == 0
-    code = """
-        async def main():
-            vector = np.eye(16, dtype=np.float32)[:1]
-            await store.upsert(Records(["theirs"], {DENSE: vector}, ["t"], [{"column": "new"}]))
-            await store.set_position(Position("e", 9, "s"))
-        asyncio.run(main())
-    """
-    assert await asyncio.to_thread(run_python(code, tmp_path).wait) == 0
-    assert await store.count() == 1
-    assert await store.position() == Position("e", 9, "s")
-    found = await store.search(np.eye(DIMENSIONS, dtype=np.float32)[0], 1, parse({"column": "new"}))
-    assert found.ids == ["theirs"]
-
-
-@pytest.mark.parametrize("after", [0.0, 0.037])
-async def test_a_killed_writer_loses_nothing_that_it_had_committed(tmp_path: Path, after: float) -> None:
-    code = """
-        async def main():
-            await store.create()
-            vectors = np.eye(16, dtype=np.float32).repeat(200, axis=0)
-            for batch in range(1, 10_000):
-                ids = [f"{(batch * 37 + i) % 9000:06d}" for i in range(3200)]
-                metadata = [{f"k{batch % 30}": batch}] * 3200
-                await store.upsert(Records(ids, {DENSE: vectors}, [str(batch)] * 3200, metadata))
-                await store.set_position(Position("e", batch, "s"))
-                print(batch, flush=True)
-        asyncio.run(main())
-    """
-    writer = run_python(code, tmp_path)
-    assert writer.stdout
-    told = 0
-    while told < 3:
-        told = int(writer.stdout.readline())
-    time.sleep(after)
-    writer.send_signal(signal.SIGKILL)
-    told = int((writer.stdout.read().splitlines() or [told])[-1])
-    writer.wait()
-    store = LanceStore(tmp_path, "view", SPACE)
-    position = await store.position()
-    assert position is not None
-    assert position.position in (told, told + 1)
-    ids = await store.ids()
-    assert len(ids) == len(set(ids)) == await store.count()
-    newest = {int(text) for text in (await store.fetch(ids)).texts}
-    assert max(newest) in (position.position, position.position + 1)
-    await store.apply(records([{"after": True}]), [], Position("e", 10_001, "s"))
-    assert (await store.search(unit_vectors(1)[0], 1, parse({"after": True}))).ids == ["000000"]
-    await store.close()
 
 
 def maintenance_of(process: psutil.Process) -> psutil.Process | None:

@@ -67,6 +67,21 @@ class Living(StoreSuite):
             assert await reader.count() == len(staying) + len(left)
             await reader.close()
 
+    async def test_a_scan_outlives_deletes(self, store: Store) -> None:
+        """Rows that are deleted and written between two batches of a scan make it neither miss one nor repeat one"""
+        rows = rows_of([{"n": i} for i in range(1_000)])
+        await store.upsert(rows, new=True)
+        met: list[str] = []
+        async for batch in store.scan(100):
+            if not met:
+                gone = list(batch.ids[:80]) + [id_ for id_ in rows.ids if id_ not in set(batch.ids)][::3]
+                await store.delete(gone)
+                await store.upsert(rows_of([{}] * 100, first=2_000))
+                await store.upsert(rows_of([{"again": True}] * 20, first=900))
+            met += batch.ids
+        assert len(met) == len(set(met)), "a row came twice"
+        assert set(rows.ids) - set(gone) <= set(met), "a row that was there all the time was missed"
+
     async def test_two_writers_at_once_lose_nothing(self, store: Store) -> None:
         """Several tasks of one process that write at once lose no row"""
         await asyncio.gather(*(store.upsert(rows_of([{}] * 50, first=100 * number)) for number in range(10)))

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from whimbrel.domain import Position, Space
-from whimbrel.errors import BadInput, Conflict, Forbidden, SpaceMismatch, ViewDamaged
+from whimbrel.errors import BadInput, Conflict, Forbidden, SpaceMismatch, ViewDamaged, WhimbrelError
 from whimbrel.filters import Compare, Op
 from whimbrel.stores.base import DENSE, Records, Store
 from whimbrel.testing.base import NewPlace, StoreSuite
@@ -203,6 +203,22 @@ class Rows(StoreSuite):
         with pytest.raises(SpaceMismatch):
             await store.search(unit_vectors(1, dimensions=8)[0], 1)
         assert await store.count() == 0
+
+    async def test_large_vectors(self, new_place: NewPlace) -> None:
+        """Vectors of 4,096 dimensions, or the most that it says, are kept and searched; more are refused at once"""
+        place = new_place()
+        most = place.store().describe().max_dimensions
+        space = Space("large", "1", min(most or 4_096, 4_096))
+        vectors = unit_vectors(40, dimensions=space.dimensions)
+        async with place.table(space=space) as store:
+            ids = [f"{row}" for row in range(40)]
+            await store.upsert(Records(ids, {DENSE: vectors}, ids, [{}] * 40), new=True)
+            await store.maintain(full=True)
+            assert [(await store.search(vector, 1)).ids[0] for vector in vectors] == ids
+        if most is not None:
+            with pytest.raises(WhimbrelError) as refused:
+                await place.store("more", Space("larger", "1", most + 1)).create()
+            assert refused.value.hint
 
     async def test_a_table_of_another_space_is_refused(self, new_place: NewPlace) -> None:
         """A table whose vectors are of another space, or of other dimensions, is refused when it is opened"""
