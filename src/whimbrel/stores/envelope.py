@@ -7,7 +7,7 @@ takes. `split` leaves that plain, so that other programs read and filter it, and
 
     split({"year": 2024, "tags": []}, dialect)  ->  ({"year": 2024}, '{"tags":[]}')
 
-The text is strict JSON in ASCII. What JSON cannot say is an object of one reserved key: `{"$float": "nan"}`; an object
+The text is strict JSON. What JSON cannot say is an object of one reserved key: `{"$float": "nan"}`; an object
 of the user's that has such a key is a list of pairs, `{"$dict": [["$float", 1]]}`.
 """
 
@@ -67,14 +67,23 @@ def joined(plain: Mapping[str, Any], envelope: str | None) -> Metadata:
 
 
 def dumps(metadata: Metadata) -> str:
-    """Metadata as strict JSON in ASCII, exactly: also NaN, infinities, -0.0 and integers of any size."""
+    """Metadata as strict JSON that any UTF-8 text can hold, exactly: also NaN, infinities, -0.0, integers of any size."""
     try:
-        written = json.dumps(metadata, separators=(",", ":"), allow_nan=False)
+        written = _json(metadata)
         if _FLOAT not in written and _DICT not in written:
             return written
     except ValueError:  # NaN or an infinity
         pass
-    return json.dumps(_encoded(metadata), separators=(",", ":"), allow_nan=False)
+    return _json(_encoded(metadata))
+
+
+def _json(value: Any) -> str:
+    written = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    try:
+        written.encode()
+    except UnicodeEncodeError:  # half of a surrogate pair
+        return json.dumps(value, separators=(",", ":"), allow_nan=False)
+    return written
 
 
 def loads(written: str) -> dict[str, Any]:
