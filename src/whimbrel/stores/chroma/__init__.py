@@ -1,0 +1,3 @@
+from whimbrel.stores.chroma.store import ChromaStore
+
+__all__ = ["ChromaStore"]

@@ -1,0 +1,255 @@
+"""A Chroma folder that this process has open: its lock, its client, and chromadb's errors as ours."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sqlite3
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, TextIO
+
+from whimbrel.errors import (
+    AlreadyOwned,
+    DiskFull,
+    HomeError,
+    MissingExtra,
+    StoreRefused,
+    StoreUnavailable,
+    StoreUnsupported,
+    ViewDamaged,
+    ViewError,
+    WhimbrelError,
+)
+from whimbrel.stores.chroma.backend import NAMES, REBUILD, Collection, TooMuch, UnknownId
+
+DATABASE = "chroma.sqlite3"
+LOCK = "whimbrel.lock"
+VACUUM_S = 600.0
+_SCHEMA = {"embeddings_queue": 2, "metadb": 6, "sysdb": 10}
+"""Of chromadb 1.5.9."""
+
+
+@dataclass
+class Folder:
+    """A folder that this process has open, shared by its stores."""
+
+    path: Path
+    lock: TextIO
+    client: Any = None
+    handles: dict[str, Any] = field(default_factory=dict)
+    """chromadb's collections, by id: making one asks the database."""
+    stores: int = 0
+    users: int = 0
+    changed: threading.Condition = field(default_factory=threading.Condition)
+
+    @classmethod
+    def take(cls, path: Path) -> Folder:
+        """Open it, or join the stores that have. Raises `AlreadyOwned` when another process has it open."""
+        resolved = path.resolve()
+        with _taking:
+            folder = _folders.get(resolved)
+            if folder is None:
+                lock = _locked(resolved)
+                try:
+                    folder = cls(resolved, lock)
+                    folder.client = _open_client(resolved)
+                except BaseException:
+                    lock.close()
+                    raise
+                _folders[resolved] = folder
+            folder.stores += 1
+            return folder
+
+    def release(self) -> None:
+        with _taking:
+            self.stores -= 1
+            if self.stores:
+                return
+            _folders.pop(self.path, None)
+            with self._alone():
+                if self.client is not None:
+                    self.client.close()
+            self.lock.close()
+
+    @contextmanager
+    def use(self) -> Iterator[Any]:
+        with self.changed:
+            self.changed.wait_for(lambda: self.users >= 0)
+            if self.client is None:
+                self.client = _open_client(self.path)
+            self.users += 1
+        try:
+            yield self.client
+        finally:
+            with self.changed:
+                self.users -= 1
+                self.changed.notify_all()
+
+    def handle(self, client: Any, collection: Collection) -> Any:
+        found = self.handles.get(collection.id)
+        if found is None:
+            found = client.get_collection(collection.name, embedding_function=None)
+            if str(found.id) != collection.id:
+                raise ViewDamaged(f"Another collection {collection.name!r} is in {self.path} now.", REBUILD)
+            self.handles[collection.id] = found
+        return found
+
+    def vacuum(self) -> None:
+        _import_chromadb()
+        with self._alone():
+            if self.client is not None:
+                self.client.close()
+                self.client = None
+            self.handles.clear()
+            code = "import sys; from chromadb.cli.cli import app; sys.exit(app())"
+            command = [sys.executable, "-c", code, "vacuum", "--path", str(self.path), "--force"]
+            try:
+                done = subprocess.run(command, capture_output=True, stdin=subprocess.DEVNULL, timeout=VACUUM_S)
+            except subprocess.TimeoutExpired:
+                raise StoreUnavailable(f"`chroma vacuum` of {self.path} took too long.", "It is tried again.") from None
+        if done.returncode:
+            raise StoreUnavailable(f"`chroma vacuum` of {self.path} failed.", "Deleted texts are still in its file.")
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        with self.changed:
+            self.changed.wait_for(lambda: self.users == 0)
+            self.users = -1
+        try:
+            yield
+        finally:
+            with self.changed:
+                self.users = 0
+                self.changed.notify_all()
+
+
+_folders: dict[Path, Folder] = {}
+_taking = threading.Lock()
+
+
+def _locked(path: Path) -> TextIO:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        file = (path / LOCK).open("a+")
+    except OSError as error:
+        raise HomeError(
+            f"The Chroma folder {path} cannot be written: {error.strerror}. Nothing was changed.",
+            "Give this user write permission there, or name another folder.",
+        ) from error
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.seek(0)
+        who = file.read().strip() or "?"
+        file.close()
+        raise AlreadyOwned(
+            f"The Chroma folder {path} is open in process {who}, and only one may have it open. Nothing was changed.",
+            "Search through that process (`whimbrel search` does beside a running `whimbrel serve`), stop it, or run "
+            "`chroma run` on the folder and use `chroma+http://localhost:8000`.",
+        ) from None
+    file.seek(0)
+    file.truncate()
+    file.write(str(os.getpid()))
+    file.flush()
+    return file
+
+
+def _open_client(path: Path) -> Any:
+    chromadb = _import_chromadb()
+    with chroma_errors(path):
+        _check_version(path, chromadb)
+        return chromadb.PersistentClient(str(path), settings=_settings(chromadb))
+
+
+def _settings(chromadb: Any) -> Any:
+    return chromadb.config.Settings(anonymized_telemetry=False)
+
+
+def _check_version(path: Path, chromadb: Any) -> None:
+    """chromadb opens a database of a later one without a word, and writes to it."""
+    versions = _schema_versions(path)
+    if versions.items() <= _SCHEMA.items():
+        return
+    with TemporaryDirectory() as empty:  # what the chromadb here makes of a new one
+        chromadb.PersistentClient(empty, settings=_settings(chromadb)).close()
+        known = _schema_versions(Path(empty))
+    if any(version > known.get(part, 0) for part, version in versions.items()):
+        raise StoreUnsupported(
+            f"The Chroma folder {path} was written by a newer version of chromadb. Nothing was changed.",
+            "Update it here: pip install --upgrade chromadb.",
+        )
+
+
+def _schema_versions(path: Path) -> dict[str, int]:
+    """The last migration of each part of the database; nothing of a new one."""
+    if not (path / DATABASE).is_file():
+        return {}
+    with closing(sqlite3.connect(f"{(path / DATABASE).as_uri()}?mode=ro", uri=True)) as database:
+        if not database.execute("SELECT 1 FROM sqlite_master WHERE name = 'migrations'").fetchone():
+            return {}
+        return dict(database.execute("SELECT dir, max(version) FROM migrations GROUP BY dir").fetchall())
+
+
+def index_folder(path: Path, collection: str) -> Path | None:
+    """Where Chroma keeps the vectors of a collection."""
+    query = "SELECT id FROM segments WHERE collection = ? AND scope = 'VECTOR'"
+    with closing(sqlite3.connect(f"{(path / DATABASE).as_uri()}?mode=ro", uri=True)) as database:
+        found = database.execute(query, (collection,)).fetchone()
+    folder = path / found[0] if found else None
+    return folder if folder is not None and folder.is_dir() else None
+
+
+def _import_chromadb() -> Any:
+    try:
+        import chromadb
+        import chromadb.config
+    except ImportError:
+        raise MissingExtra("The package of Chroma is not installed.", "pip install 'whimbrel[chroma]'") from None
+    return chromadb
+
+
+@contextmanager
+def chroma_errors(path: Path) -> Iterator[None]:
+    """Raises what chromadb raises inside as one of our errors, or of `backend`."""
+    try:
+        yield
+    except WhimbrelError:
+        raise
+    except sqlite3.Error as error:
+        raise _translate(path, str(error)) from error
+    except Exception as error:
+        if not type(error).__module__.startswith("chromadb") and not isinstance(error, ValueError | TypeError):
+            raise
+        raise _translate(path, str(error), type(error).__name__) from None  # its message may quote a text
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":  # Rust's panic passes by `except Exception`
+            raise
+        raise ViewDamaged(f"Chroma broke on the folder {path}.", REBUILD) from error
+
+
+def _translate(path: Path, said: str, kind: str = "") -> Exception:
+    lower = said.lower()
+    if "error finding id" in lower:
+        return UnknownId()
+    if "batch size" in lower:
+        return TooMuch(f"Chroma takes no batch as large as this one in {path}")
+    if "disk is full" in lower or "no space left" in lower or "code: 13)" in lower:
+        return DiskFull(f"No space left for the Chroma folder {path}. What was written before is safe.", "Free some.")
+    if any(sign in lower for sign in ("readonly", "unable to open database", "permission denied", "os error 30")):
+        return HomeError(f"The Chroma folder {path} cannot be written.", "Check its owner and permissions.")
+    if "database is locked" in lower:
+        return StoreUnavailable(f"Another program has locked the database in {path}.", "Close it; nothing was lost.")
+    if kind in ("InvalidArgumentError", "InvalidDimensionException", "ValueError", "TypeError", "DuplicateIDError"):
+        if "name" in lower and "expected a name" in lower:
+            return StoreRefused("Chroma does not take this as the name of a collection.", NAMES)
+        return ViewError(f"Chroma refused a request ({kind}).", "This is a fault in Whimbrel; please report it.")
+    if kind == "NotFoundError":
+        return ViewDamaged(f"The collection is not in {path} any more.", REBUILD)
+    return ViewDamaged(f"The Chroma folder {path} cannot be read: {said[:200]}", REBUILD)

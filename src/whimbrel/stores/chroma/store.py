@@ -1,0 +1,429 @@
+"""The store: one Chroma collection holding one view."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from whimbrel.domain import Matches, Position, Space
+from whimbrel.errors import (
+    BadInput,
+    Conflict,
+    Forbidden,
+    SpaceMismatch,
+    StoreUnavailable,
+    StoreUnsupported,
+    TooLarge,
+    ViewDamaged,
+)
+from whimbrel.filters import Filter, Op, matches
+from whimbrel.stores.base import DENSE, Records, Store, StoreInfo, Vectors
+from whimbrel.stores.chroma.backend import REBUILD, Backend, Collection, Nearest, TooMuch, UnknownId
+from whimbrel.stores.chroma.embedded import EmbeddedBackend
+from whimbrel.stores.chroma.metadata import decode, encode
+from whimbrel.stores.chroma.server import ServerBackend
+from whimbrel.stores.chroma.uri import parse_server
+from whimbrel.stores.chroma.where import compile_filter
+
+FORMAT = 1
+BATCH_BYTES = 8 * 2**20
+"""Of one write, before it is JSON; Chroma's server takes 40 MiB, a proxy before it often less."""
+MAX_BATCH_ROWS = 5_461
+"""Chroma's: SQLite's variables by six. A server says its own."""
+
+_FORMAT, _SPACE, _POSITION = "whimbrel:format", "whimbrel:space", "whimbrel:position"
+_PAGE_ROWS = 2_000
+_IDS_PER_CALL = 5_000
+_MAX_TIES = 4_096
+_ID_PREFIX = "whimbrel:id:"
+
+
+class ChromaStore(Store):
+    """The collection `name` of the Chroma that `uri` names: `chroma:PATH`, `chroma+http://...`, `chroma+https://...`.
+
+    The score is `max(0, 1 - d)`, d Chroma's cosine distance. Chroma keeps vectors at length 1, so that one comes back
+    with components up to 1e-6 off. Raises what `Backend` does, `SpaceMismatch` when the collection has vectors of
+    another metric, space or number of dimensions, and `StoreUnsupported` when a newer Whimbrel made it.
+    """
+
+    def __init__(
+        self, uri: str, name: str, space: Space, *, base: Path, read_only: bool = False, backend: Backend | None = None
+    ) -> None:
+        """`base`: the folder that a relative PATH is under."""
+        self._name = name
+        self._space = space
+        self._read_only = read_only
+        self._backend = backend or open_backend(uri, base)
+        self._collection: Collection | None = None
+        self._opening = asyncio.Lock()
+        self._writing = asyncio.Lock()
+
+    # --- the collection itself ---------------------------------------------------------------------------------------
+
+    async def create(self) -> None:
+        self._check_writable()
+        about = {_FORMAT: FORMAT, _SPACE: self._space.key}
+        self._collection = await self._backend.create(self._name, about)
+
+    async def exists(self) -> bool:
+        return await self._backend.find(self._name) is not None
+
+    async def drop(self) -> None:
+        self._check_writable()
+        found = await self._backend.find(self._name)
+        if found is not None:
+            self._check_ours(found)
+            await self._drop_arrays(found)
+            await self._backend.drop(found)
+        await self.close()
+
+    async def close(self) -> None:
+        self._collection = None
+        await self._backend.close()
+
+    def describe(self) -> StoreInfo:
+        operators = {op.value for op in Op} | {"$ne", "$nin", "$contains", "$and", "$or", "$not"}
+        return StoreInfo(
+            "chroma",
+            "cosine",
+            self._space.dimensions,
+            single_process=self._backend.single_process,
+            filter_operators=frozenset(operators),
+            max_batch_rows=MAX_BATCH_ROWS,
+        )
+
+    async def count(self) -> int:
+        return await self._backend.count(await self._open())
+
+    async def position(self) -> Position | None:
+        stored = (await self._open(again=True)).metadata.get(_POSITION)
+        return Position(*json.loads(stored)) if stored else None
+
+    async def set_position(self, position: Position) -> None:
+        """A commit of its own, after the data's: a process killed between the two leaves a position behind the data,
+        and the batch is applied again, which changes nothing."""
+        self._check_writable()
+        async with self._writing:
+            collection = await self._open(again=True)
+            stored = json.dumps([position.epoch, position.position, position.stamp])
+            await self._backend.describe(collection, {**collection.metadata, _POSITION: stored})
+
+    # --- writing -----------------------------------------------------------------------------------------------------
+
+    async def upsert(self, records: Records, *, new: bool = False) -> None:
+        self._check_writable()
+        if not len(records):
+            return
+        vectors = self._checked_vectors(records)
+        last = {id_: row for row, id_ in enumerate(records.ids)}  # Chroma refuses an id that comes twice
+        rows = np.fromiter(last.values(), np.int64, len(last))
+        ids = [_to_chroma(id_) for id_ in last]
+        texts = [records.texts[row] for row in rows]
+        metadata = encode([records.metadata[row] for row in rows])
+        vectors = vectors if len(rows) == len(records) else vectors[rows]
+        collection = await self._open()
+        most = await self._backend.max_rows()
+        async with self._writing:
+            for start, end in _batches(texts, metadata, self._space.dimensions, most):
+                batch = slice(start, end)
+                await self._write(collection, ids[batch], vectors[batch], texts[batch], metadata[batch])
+
+    async def delete(self, ids: Sequence[str]) -> None:
+        self._check_writable()
+        collection = await self._open()
+        async with self._writing:
+            for some in _pages(sorted({_to_chroma(id_) for id_ in ids}), MAX_BATCH_ROWS):
+                await self._backend.delete(collection, some)
+
+    async def erase(self, *, grace_s: float) -> None:
+        """In a folder: Chroma's log, its word index and the free pages of its file are written out. The vectors of
+        deleted rows stay in the index file until the view is built again; behind a server, all of it does until
+        `chroma vacuum` is run there."""
+        self._check_writable()
+        async with self._writing:
+            await self._backend.erase()
+
+    # --- reading -----------------------------------------------------------------------------------------------------
+
+    async def fetch(self, ids: Sequence[str]) -> Records:
+        collection = await self._open()
+        found = [await self._fetch(collection, some) for some in _pages([*dict.fromkeys(ids)], _PAGE_ROWS)]
+        return _joined(found, self._space.dimensions)
+
+    async def scan(self, batch: int = 5_000) -> AsyncIterator[Records]:
+        """By a list of the ids taken first: Chroma's offsets shift when rows are deleted meanwhile. A row that comes
+        later is not in it, one that goes meanwhile is left out. Two pages are on their way at a time."""
+        collection = await self._open()
+        pages = _pages(await self.ids(), batch)
+        waiting: list[asyncio.Task[Records]] = []
+        try:
+            for page in pages:
+                waiting.append(asyncio.create_task(self._fetch(collection, page)))
+                if len(waiting) == 2:
+                    records = await waiting.pop(0)
+                    if len(records):
+                        yield records
+            while waiting:
+                records = await waiting.pop(0)
+                if len(records):
+                    yield records
+        finally:
+            for task in waiting:
+                task.cancel()
+
+    async def ids(self) -> list[str]:
+        return [_from_chroma(id_) for id_ in (await self._backend.get(await self._open())).ids]
+
+    async def search(
+        self, vector: npt.NDArray[np.float32], k: int, where: Filter | None = None, *, ids: Sequence[str] | None = None
+    ) -> Matches:
+        if vector.shape != (self._space.dimensions,):
+            raise SpaceMismatch(f"The query has {vector.shape} dimensions, the view {self._space.dimensions}.")
+        compiled = compile_filter(where) if where else True
+        if k <= 0 or compiled is False or (ids is not None and not ids):
+            return Matches([], np.zeros(0, np.float32))
+        collection = await self._open()
+        condition = None if isinstance(compiled, bool) else compiled
+        among = None if ids is None else [_to_chroma(id_) for id_ in dict.fromkeys(ids)]
+        for attempt in range(5):
+            try:
+                return await self._nearest(collection, np.asarray(vector, np.float32), k, where, condition, among)
+            except UnknownId:  # deleted since they were looked up
+                await asyncio.sleep(0.02 * attempt)
+        raise StoreUnavailable(f"{self._where()}: rows are deleted faster than they are searched.", "Try again.")
+
+    # --- inside ------------------------------------------------------------------------------------------------------
+
+    async def _nearest(
+        self,
+        collection: Collection,
+        vector: npt.NDArray[np.float32],
+        k: int,
+        where: Filter | None,
+        condition: Mapping[str, Any] | None,
+        among: Sequence[str] | None,
+    ) -> Matches:
+        if among is not None:  # Chroma fails on an id that it does not have
+            among = [id_ for some in _pages(among, _IDS_PER_CALL) for id_ in await self._present(collection, some)]
+            if not among:
+                return Matches([], np.zeros(0, np.float32))
+        window = k + 1  # one more tells whether the last place is tied
+        while True:
+            found = await self._backend.query(
+                collection, vector, window, ids=among, where=condition, metadata=where is not None
+            )
+            hits = _passing(found, where)
+            exhausted = len(found.ids) < window
+            tied = len(hits) > k and hits[k - 1][0] == hits[-1][0] and window < max(_MAX_TIES, 2 * k)
+            if exhausted or (len(hits) >= k and not tied):
+                break
+            window *= 4
+        if exhausted and len(hits) < k:
+            hits += await self._overlooked(collection, vector, where, condition, among, set(found.ids))
+        best = sorted((distance, _from_chroma(id_)) for distance, id_ in hits)[:k]
+        scores = np.array([min(1.0, max(0.0, 1.0 - distance)) for distance, _ in best], np.float32)
+        return Matches([id_ for _, id_ in best], scores)
+
+    async def _overlooked(
+        self,
+        collection: Collection,
+        vector: npt.NDArray[np.float32],
+        where: Filter | None,
+        condition: Mapping[str, Any] | None,
+        among: Sequence[str] | None,
+        found: set[str],
+    ) -> list[tuple[float, str]]:
+        """Rows that pass and that Chroma's graph did not lead to: after many deletions, parts of it hang loose."""
+        every = await self._backend.get(collection, ids=among, where=condition)
+        hits: list[tuple[float, str]] = []
+        for some in _pages([id_ for id_ in every.ids if id_ not in found], _PAGE_ROWS):
+            rows = await self._backend.get(collection, ids=some, include=["embeddings", "metadatas"])
+            if rows.ids:
+                lengths = np.linalg.norm(rows.vectors, axis=1) * max(float(np.linalg.norm(vector)), 1e-30)
+                distances = (1.0 - rows.vectors @ vector / np.maximum(lengths, 1e-30)).tolist()
+                hits += _passing(Nearest(rows.ids, distances, rows.metadata), where)
+        return hits
+
+    async def _present(self, collection: Collection, ids: Sequence[str]) -> list[str]:
+        return (await self._backend.get(collection, ids=ids)).ids
+
+    async def _fetch(self, collection: Collection, ids: Sequence[str]) -> Records:
+        wanted = [_to_chroma(id_) for id_ in ids]
+        rows = await self._backend.get(collection, ids=wanted, include=["documents", "metadatas", "embeddings"])
+        vectors = rows.vectors if rows.ids else np.zeros((0, self._space.dimensions), np.float32)
+        texts = [text or "" for text in rows.texts]
+        return Records(list(map(_from_chroma, rows.ids)), {DENSE: vectors}, texts, list(map(decode, rows.metadata)))
+
+    async def _write(
+        self,
+        collection: Collection,
+        ids: list[str],
+        vectors: Vectors,
+        texts: list[str],
+        metadata: list[dict[str, Any]],
+    ) -> None:
+        """One batch, halved as long as it is refused for its size."""
+        try:
+            await self._backend.upsert(collection, ids, vectors, texts, [one or None for one in metadata])
+        except TooMuch as error:
+            if len(ids) == 1:
+                raise TooLarge(
+                    f"A row of {len(texts[0]):,} characters was not written: {error}.", "Cut its document into chunks."
+                ) from None
+            for half in (slice(0, len(ids) // 2), slice(len(ids) // 2, None)):
+                await self._write(collection, ids[half], vectors[half], texts[half], metadata[half])
+            return
+        await self._remove_stale_keys(collection, ids, vectors, texts, metadata)
+
+    async def _remove_stale_keys(
+        self,
+        collection: Collection,
+        ids: list[str],
+        vectors: Vectors,
+        texts: list[str],
+        metadata: list[dict[str, Any]],
+    ) -> None:
+        """Keys that a row had before stay, and one that is new may have arrays of a collection that was dropped: Chroma
+        leaves those behind, and gives its row numbers again (chroma-core/chroma issue 7594)."""
+        there = await self._backend.get(collection, ids=ids, include=["metadatas"])
+        number = {id_: row for row, id_ in enumerate(ids)}
+        stale: dict[int, dict[str, None]] = {}
+        for id_, stored in zip(there.ids, there.metadata, strict=True):
+            row = number[id_]
+            if stored and stored.keys() != metadata[row].keys():
+                stale[row] = {key: None for key in stored if key not in metadata[row]}
+        rows = [row for row, keys in stale.items() if keys]
+        if rows:
+            await self._backend.upsert(
+                collection,
+                [ids[row] for row in rows],
+                vectors[rows],
+                [texts[row] for row in rows],
+                [{**metadata[row], **stale[row]} for row in rows],
+            )
+
+    async def _drop_arrays(self, collection: Collection) -> None:
+        """Delete the rows that have arrays: Chroma would leave these behind, for rows of other collections to find."""
+        for some in _pages((await self._backend.get(collection)).ids, _IDS_PER_CALL):
+            rows = await self._backend.get(collection, ids=some, include=["metadatas"])
+            pairs = zip(rows.ids, rows.metadata, strict=True)
+            having = [id_ for id_, one in pairs if any(isinstance(value, list) for value in (one or {}).values())]
+            if having:
+                await self._backend.delete(collection, having)
+
+    async def _open(self, *, again: bool = False) -> Collection:
+        if self._collection is not None and not again:
+            return self._collection
+        async with self._opening:
+            if self._collection is None or again:
+                found = await self._backend.find(self._name)
+                if found is None:
+                    self._collection = None
+                    raise ViewDamaged(f"There is no collection {self._name!r} in {self._backend.shown}.", REBUILD)
+                self._check(found)
+                self._collection = found
+            return self._collection
+
+    def _check(self, found: Collection) -> None:
+        if found.metric != "cosine":
+            raise SpaceMismatch(f"{self._where()} has the metric {found.metric!r}; its view needs 'cosine'.")
+        if found.dimensions not in (None, self._space.dimensions):
+            raise SpaceMismatch(
+                f"{self._where()} holds vectors of {found.dimensions} dimensions; its view's space has "
+                f"{self._space.dimensions}."
+            )
+        key = found.metadata.get(_SPACE, self._space.key)
+        if key != self._space.key:
+            raise SpaceMismatch(
+                f"{self._where()} holds vectors of the space {key}; its view's space is {self._space.key}."
+            )
+        if int(found.metadata.get(_FORMAT, FORMAT)) > FORMAT:
+            raise StoreUnsupported(
+                f"{self._where()} was written by a newer version of Whimbrel. Nothing was changed.",
+                "Update Whimbrel here.",
+            )
+        if not self._read_only:
+            self._check_ours(found)
+
+    def _check_ours(self, found: Collection) -> None:
+        if _FORMAT not in found.metadata:
+            raise Conflict(
+                f"{self._where()} was made by another program. Nothing was changed.",
+                "Name another folder, database or collection.",
+            )
+
+    def _checked_vectors(self, records: Records) -> Vectors:
+        vectors = np.ascontiguousarray(records.vectors[DENSE], np.float32)
+        if vectors.shape != (len(records), self._space.dimensions):
+            raise SpaceMismatch(
+                f"{len(records)} rows of {self._space.dimensions} dimensions were due, vectors of {vectors.shape} came."
+            )
+        if not np.isfinite(vectors).all():
+            raise BadInput("A vector has a component that is not a finite number. Nothing was written.")
+        return vectors
+
+    def _check_writable(self) -> None:
+        if self._read_only:
+            raise Forbidden(f"{self._where()} was opened to be read only. Nothing was written.")
+
+    def _where(self) -> str:
+        return f"Collection {self._name!r} in {self._backend.shown}"
+
+
+def open_backend(uri: str, base: Path) -> Backend:
+    """What `chroma:PATH`, `chroma+http://...` or `chroma+https://...` names. Raises `ConfigError`."""
+    if uri.startswith("chroma:"):
+        return EmbeddedBackend(base / Path(uri.removeprefix("chroma:") or "chroma").expanduser())
+    return ServerBackend(parse_server(uri))
+
+
+def _passing(found: Nearest, where: Filter | None) -> list[tuple[float, str]]:
+    hits = list(zip(found.distances, found.ids, strict=True))
+    if where is None:
+        return hits
+    return [hit for hit, one in zip(hits, found.metadata, strict=True) if matches(where, decode(one))]
+
+
+def _batches(
+    texts: Sequence[str], metadata: Sequence[Mapping[str, Any]], dimensions: int, most: int
+) -> Iterator[tuple[int, int]]:
+    """Ranges of rows, of at most `most` rows and about `BATCH_BYTES`."""
+    start = size = 0
+    for row, (text, one) in enumerate(zip(texts, metadata, strict=True)):
+        weight = (
+            len(text.encode("utf-8", "surrogatepass")) + 6 * dimensions + sum(len(str(v)) + 20 for v in one.values())
+        )
+        if row > start and (row - start >= most or size + weight > BATCH_BYTES):
+            yield start, row
+            start, size = row, 0
+        size += weight
+    yield start, len(texts)
+
+
+def _pages(items: Sequence[str], rows: int) -> list[Sequence[str]]:
+    return [items[start : start + rows] for start in range(0, len(items), rows)]
+
+
+def _joined(parts: Sequence[Records], dimensions: int) -> Records:
+    vectors = [part.vectors[DENSE] for part in parts]
+    return Records(
+        [id_ for part in parts for id_ in part.ids],
+        {DENSE: np.concatenate(vectors) if vectors else np.zeros((0, dimensions), np.float32)},
+        [text for part in parts for text in part.texts],
+        [one for part in parts for one in part.metadata],
+    )
+
+
+def _to_chroma(id_: str) -> str:
+    """Chroma refuses the empty id; it gets a name, and so does whatever begins like that name."""
+    return id_ if id_ and not id_.startswith(_ID_PREFIX) else _ID_PREFIX + id_
+
+
+def _from_chroma(id_: str) -> str:
+    return id_.removeprefix(_ID_PREFIX)

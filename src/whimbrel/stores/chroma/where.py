@@ -1,0 +1,157 @@
+"""From a filter to Chroma's `where`: a condition that lets every row pass that the filter does, and few others.
+
+What passes is then checked against the row's metadata, because Chroma's operators differ from ours:
+
+- `$eq`, `$ne`, `$in`, `$nin` and the orderings look at single values only, `$contains` at arrays only;
+- a number is compared with integers after its fraction was cut off, with floats after rounding it to one;
+- there is no order of strings or in arrays, nothing asks whether a key is there, and nothing negates a condition.
+
+So a bound is widened to the next integer, arrays are let through where there is no operator, and what cannot be said
+lets everything pass: the search then looks further down its hits until k of them pass the check.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from whimbrel.filters import And, Compare, Filter, Not, Op, Or, Scalar
+from whimbrel.stores.chroma.metadata import LISTS, ODD, is_plain_key
+
+Where = dict[str, Any] | bool
+"""A condition in Chroma's grammar; True lets everything pass, False nothing."""
+
+MAX_CLAUSES = 100
+"""Of one condition. Each is tried on every row (about 5 microseconds), and SQLite reads no more than 1,000 in one."""
+
+_EXACT = 2**53
+_INT_MIN, _INT_MAX = -(2**63), 2**63 - 1
+
+
+def compile_filter(where: Filter) -> Where:
+    """A condition that holds wherever `where` does."""
+    compiled = _condition(where, True)
+    return compiled if isinstance(compiled, bool) or _clauses(compiled) <= MAX_CLAUSES else True
+
+
+def _condition(where: Filter, wanted: bool) -> Where:
+    """Holds wherever `where` is `wanted`."""
+    match where:
+        case Not(term):
+            return _condition(term, not wanted)
+        case And(terms):
+            return _join((_condition(term, wanted) for term in terms), every=wanted)
+        case Or(terms):
+            return _join((_condition(term, wanted) for term in terms), every=not wanted)
+        case Compare(path, op, values):
+            if op is Op.EXISTS:
+                return True
+            if op in (Op.EQ, Op.IN):
+                return _equal(path, values) if wanted else _unequal(path, values)
+            return _ordered(path, op, values[0]) if wanted else True
+
+
+def _join(terms: Iterable[Where], *, every: bool) -> Where:
+    """All of the terms, or any of them; flat, because Chroma reads 128 levels."""
+    operator = "$and" if every else "$or"
+    joined: list[Any] = []
+    for term in terms:
+        if isinstance(term, bool):
+            if term is not every:
+                return term
+        elif operator in term:
+            joined += term[operator]
+        else:
+            joined.append(term)
+    if not joined:
+        return every
+    return joined[0] if len(joined) == 1 else {operator: joined}
+
+
+def _equal(path: str, values: Sequence[Scalar]) -> Where:
+    if not values:
+        return False
+    odd: Where = {ODD: {"$contains": path}}
+    if not is_plain_key(path):
+        return odd
+    alone = _by_type(values)
+    inside = [kind for value in values for kind in _in_array(value)]
+    arrays: list[Where] = [{path: {"$contains": value}} for value in inside]
+    if len(arrays) > MAX_CLAUSES // 4:
+        arrays = [{LISTS: {"$contains": path}}]
+    return _join([*(_among(path, "$eq", "$in", group) for group in alone if group), *arrays, odd], every=False)
+
+
+def _unequal(path: str, values: Sequence[Scalar]) -> Where:
+    if not is_plain_key(path):
+        return True
+    strings, booleans, numbers = _by_type(values)
+    numbers = [value for value in numbers if abs(value) <= _EXACT and value == int(value)]  # type: ignore[arg-type]
+    inside = [kind for value in [*strings, *booleans, *numbers] for kind in _in_array(value)]
+    terms = [_among(path, "$ne", "$nin", group) for group in (strings, booleans, numbers) if group]
+    if len(inside) <= MAX_CLAUSES // 4:
+        terms += [{path: {"$not_contains": value}} for value in inside]
+    if not terms:
+        return True
+    return _join([_join(terms, every=True), *([{ODD: {"$contains": path}}] if numbers else [])], every=False)
+
+
+def _ordered(path: str, op: Op, value: Scalar) -> Where:
+    if isinstance(value, str | bool):
+        return True
+    odd: Where = {ODD: {"$contains": path}}
+    if not is_plain_key(path):
+        return odd
+    if op in (Op.GT, Op.GTE):
+        test = {"$gte": max(_INT_MIN, min(_INT_MAX, math.floor(value)))}
+    else:
+        test = {"$lte": max(_INT_MIN, min(_INT_MAX, math.ceil(value)))}
+    return _join([{path: test}, {LISTS: {"$contains": path}}, odd], every=False)
+
+
+def _by_type(values: Sequence[Scalar]) -> tuple[list[Scalar], list[Scalar], list[Scalar]]:
+    """Strings, booleans and numbers; each in the one type that an `$in` may have, as near as that can be."""
+    strings: list[Scalar] = [value for value in values if isinstance(value, str)]
+    booleans: list[Scalar] = [value for value in values if isinstance(value, bool)]
+    numbers: list[Scalar] = []
+    for value in values:
+        if isinstance(value, str | bool):
+            continue
+        if (isinstance(value, int) or value.is_integer()) and _INT_MIN <= value <= _INT_MAX:
+            numbers.append(int(value))
+            continue
+        numbers.append(float(value))
+    return strings, booleans, numbers
+
+
+def _among(path: str, one: str, several: str, values: Sequence[Scalar]) -> Where:
+    if len(values) == 1:
+        return {path: {one: values[0]}}
+    kinds = {type(value) for value in values}
+    if len(kinds) == 1:
+        return {path: {several: list(values)}}
+    split = [[value for value in values if type(value) is kind] for kind in kinds]
+    return _join([_among(path, one, several, group) for group in split], every=several == "$nin")
+
+
+def _in_array(value: Scalar) -> list[Scalar]:
+    """The values that an array may hold it as: one of integers and one of floats are two kinds."""
+    if isinstance(value, str | bool):
+        return [value]
+    kinds: list[Scalar] = []
+    if isinstance(value, int) or value.is_integer():
+        if _INT_MIN <= value <= _INT_MAX:
+            kinds.append(int(value))
+        if int(float(value)) == value:
+            kinds.append(float(value))
+    else:
+        kinds.append(value)
+    return kinds
+
+
+def _clauses(where: dict[str, Any]) -> int:
+    for operator in ("$and", "$or"):
+        if operator in where:
+            return sum(map(_clauses, where[operator]))
+    return 1
