@@ -41,7 +41,7 @@ from whimbrel.errors import (
 )
 from whimbrel.filters import Compare, Filter, Op, flatten, matches, parse
 from whimbrel.stores import chroma
-from whimbrel.stores.base import DENSE, Records
+from whimbrel.stores.base import DENSE, Reach, Records
 from whimbrel.stores.chroma import ChromaStore
 from whimbrel.stores.chroma.uri import parse_server
 
@@ -431,7 +431,7 @@ def run_python(code: str, *arguments: object) -> subprocess.Popen[str]:
         import numpy as np
         from pathlib import Path
         from whimbrel.domain import Position, Space
-        from whimbrel.stores.base import DENSE, Records
+        from whimbrel.stores.base import DENSE, Reach, Records
         from whimbrel.stores.chroma import ChromaStore
         store = ChromaStore("chroma:" + sys.argv[1], "view", Space("test", "1", 16), base=Path())
     """
@@ -550,7 +550,9 @@ async def test_a_read_only_folder_is_said(tmp_path: Path) -> None:
 async def test_erasing_leaves_no_text_in_the_folder(tmp_path: Path) -> None:
     store = opened(f"chroma:{tmp_path}", "view")
     await store.create()
-    await store.upsert(records([{"m": f"metaword{i}x", "tags": [f"tagword{i}x", "b"]} for i in range(1_500)], text="textword"))
+    await store.upsert(
+        records([{"m": f"metaword{i}x", "tags": [f"tagword{i}x", "b"]} for i in range(1_500)], text="textword")
+    )
     await store.search(unit_vectors(1)[0], 1)
     await store.delete([f"{i:06d}" for i in range(10)])
     other = opened(f"chroma:{tmp_path}", "view")
@@ -634,7 +636,7 @@ async def test_large_batches_are_halved_and_a_row_that_is_too_large_is_said(tmp_
     await store.create()
     await store.upsert(records([{}] * 100, text="x" * 5_000))
     assert await store.count() == 100
-    with pytest.raises(TooLarge, match="200,0"):
+    with pytest.raises(TooLarge, match="000200"):
         await store.upsert(records([{}], first=200, text="x" * 200_000))
     assert await store.count() == 100
     server.kill()
@@ -655,7 +657,9 @@ async def proxied(server: ChromaServer, header: str) -> AsyncIterator[int]:
         head = await reader.readuntil(b"\r\n\r\n")
         if header.lower().encode() not in head.lower():
             body = b'{"error":"AuthError","message":"Forbidden"}'
-            writer.write(b"HTTP/1.1 403 Forbidden\r\nconnection: close\r\ncontent-length: %d\r\n\r\n" % len(body) + body)
+            writer.write(
+                b"HTTP/1.1 403 Forbidden\r\nconnection: close\r\ncontent-length: %d\r\n\r\n" % len(body) + body
+            )
             await writer.drain()
             writer.close()
             return
@@ -706,19 +710,15 @@ async def test_tls_against_plain_is_said(server: ChromaServer) -> None:
 
 
 async def test_plain_against_tls_and_a_strange_certificate_are_said(tmp_path: Path) -> None:
-    made = subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=localhost"]
-        + ["-keyout", str(tmp_path / "key.pem"), "-out", str(tmp_path / "cert.pem")],
-        capture_output=True,
-    )
-    if made.returncode:
+    command = "openssl req -x509 -newkey rsa:2048 -nodes -days 1 -subj /CN=localhost -keyout key.pem -out cert.pem"
+    if subprocess.run(command.split(), cwd=tmp_path, capture_output=True).returncode:
         pytest.skip("openssl is not here")
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(tmp_path / "cert.pem", tmp_path / "key.pem")
     listening = await asyncio.start_server(lambda reader, writer: None, "127.0.0.1", 0, ssl=context)
     port = listening.sockets[0].getsockname()[1]
     for scheme, said in (("https", "certificate"), ("http", "TLS|HTTP|broke off")):
-        store = opened(f"chroma+{scheme}://127.0.0.1:{port}?timeout_s=5")
+        store = opened(f"chroma+{scheme}://127.0.0.1:{port}", reach=Reach(timeout_s=5))
         with pytest.raises(StoreRefused if scheme == "https" else ViewError, match=said):
             await store.exists()
         await store.close()
@@ -765,7 +765,7 @@ async def test_who_is_no_chroma_of_today_is_named(
 async def test_a_server_that_does_not_answer_is_given_up(tmp_path: Path) -> None:
     silent = await asyncio.start_server(lambda reader, writer: None, "127.0.0.1", 0)
     port = silent.sockets[0].getsockname()[1]
-    store = opened(f"chroma+http://127.0.0.1:{port}?timeout_s=0.3")
+    store = opened(f"chroma+http://127.0.0.1:{port}", reach=Reach(timeout_s=0.3))
     with pytest.raises(StoreUnavailable, match="did not answer"):
         await store.exists()
     await store.close()
@@ -786,16 +786,13 @@ def test_a_uri_names_a_server() -> None:
     plain = parse_server("chroma+http://db", {})
     assert (plain.url, plain.tenant, plain.database) == ("http://db:8000", "default_tenant", "default_database")
     assert dict(plain.headers) == {}
-    asked = "chroma+https://tok@[::1]:9/chroma/?tenant=t&database=d&connect_timeout_s=1&timeout_s=2&max_connections=3"
+    asked = "chroma+https://tok@[::1]:9/chroma/?tenant=t&database=d"
     full = parse_server(asked, {"CHROMA_TENANT": "other", "CHROMA_API_KEY": "other"})
     assert (full.url, full.tenant, full.database) == ("https://[::1]:9/chroma", "t", "d")
-    assert (full.connect_timeout_s, full.timeout_s, full.max_connections) == (1, 2, 3)
     assert full.headers["X-Chroma-Token"] == "tok"
     assert "tok" not in repr(full)
-    known = {"CHROMA_TENANT": "t", "CHROMA_DATABASE": "d", "CHROMADB_CONNECTION_TIMEOUT": "7"}
-    environment = parse_server("chroma+http://db", {**known, "CHROMADB_MAX_CONNECTIONS": "4"})
+    environment = parse_server("chroma+http://db", {"CHROMA_TENANT": "t", "CHROMA_DATABASE": "d"})
     assert (environment.tenant, environment.database) == ("t", "d")
-    assert (environment.connect_timeout_s, environment.max_connections) == (7, 4)
 
 
 @pytest.mark.parametrize(
@@ -807,9 +804,6 @@ def test_a_uri_names_a_server() -> None:
         "chroma+http://host:99999",
         "chroma+ftp://host",
         "chroma+http://host?tennant=t",
-        "chroma+http://host?timeout_s=soon",
-        "chroma+http://host?max_connections=0",
-        "chroma+http://host?timeout_s=inf",
     ],
 )
 def test_a_uri_that_names_no_server_is_refused(uri: str) -> None:

@@ -1,7 +1,7 @@
 """What the store asks of Chroma, in a folder or behind a server: its collections, as columns.
 
 Each call raises `StoreUnavailable` (no answer now), `StoreRefused`, `ViewDamaged` (the collection or its files are not
-there or unreadable), `DiskFull`, `HomeError`; and the two errors here, which the store handles.
+there or unreadable), `DiskFull`, `HomeError`; and what the store handles: `Refused` (too large) and `UnknownId`.
 """
 
 from __future__ import annotations
@@ -20,10 +20,6 @@ NAMES = "Names have 3 to 512 characters of a-z, A-Z, 0-9, `.`, `_` and `-`, and 
 
 HNSW: Mapping[str, Any] = {"space": "cosine", "ef_construction": 100, "max_neighbors": 16, "ef_search": 200}
 """Of a new collection. Twice Chroma's `ef_search`: recall@10 on real embeddings."""
-
-
-class TooMuch(Exception):
-    """The request is larger than Chroma, or a proxy before it, takes: half of it may not be."""
 
 
 class UnknownId(Exception):
@@ -98,7 +94,7 @@ class Backend(ABC):
         texts: Sequence[str],
         metadata: Sequence[Mapping[str, Any] | None],
     ) -> None:
-        """Write rows. Keys of a row's former metadata stay unless they are given as None. Raises `TooMuch`."""
+        """Write rows. Keys of a row's former metadata stay unless they are given as None. Raises `Refused`."""
 
     @abstractmethod
     async def delete(self, collection: Collection, ids: Sequence[str]) -> None: ...

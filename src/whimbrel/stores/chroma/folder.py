@@ -27,7 +27,8 @@ from whimbrel.errors import (
     ViewError,
     WhimbrelError,
 )
-from whimbrel.stores.chroma.backend import NAMES, REBUILD, Collection, TooMuch, UnknownId
+from whimbrel.stores.batches import Refused
+from whimbrel.stores.chroma.backend import NAMES, REBUILD, Collection, UnknownId
 
 DATABASE = "chroma.sqlite3"
 LOCK = "whimbrel.lock"
@@ -239,7 +240,7 @@ def _translate(path: Path, said: str, kind: str = "") -> Exception:
     if "error finding id" in lower:
         return UnknownId()
     if "batch size" in lower:
-        return TooMuch(f"Chroma takes no batch as large as this one in {path}")
+        return Refused(f"Chroma takes no batch as large as this one in {path}")
     if "disk is full" in lower or "no space left" in lower or "code: 13)" in lower:
         return DiskFull(f"No space left for the Chroma folder {path}. What was written before is safe.", "Free some.")
     if any(sign in lower for sign in ("readonly", "unable to open database", "permission denied", "os error 30")):

@@ -14,7 +14,6 @@ hides keys that start with `chroma:`. Its server reads decimals of more than 15 
 
 from __future__ import annotations
 
-import json
 import math
 import operator
 from collections.abc import Mapping, Sequence
@@ -22,11 +21,11 @@ from typing import Any
 
 from whimbrel.domain import Metadata
 from whimbrel.filters import Scalar, flatten
+from whimbrel.stores.envelope import dumps, loads
 
 OURS = "whimbrel:"
 ENVELOPE, LISTS, ODD = "whimbrel:metadata", "whimbrel:lists", "whimbrel:odd"
 
-_INT_MIN, _INT_MAX = -(2**63), 2**63 - 1
 _ABSENT = object()
 
 
@@ -43,8 +42,7 @@ def decode(stored: Mapping[str, Any] | None) -> Metadata:
         return {}
     envelope = stored.get(ENVELOPE)
     if envelope is not None:
-        whole: dict[str, Any] = json.loads(envelope)
-        return whole
+        return loads(envelope)
     return {key: value for key, value in stored.items() if not key.startswith(OURS)}
 
 
@@ -70,7 +68,7 @@ def _encode(metadata: Metadata) -> dict[str, Any]:
             odd.append(path)
     exact = not odd and len(plain) == len(metadata)
     if not exact or not all(_same(plain.get(key, _ABSENT), value) for key, value in metadata.items()):
-        plain[ENVELOPE] = json.dumps(metadata, ensure_ascii=False, separators=(",", ":"))
+        plain[ENVELOPE] = dumps(metadata)
     if lists:
         plain[LISTS] = lists
     if odd:
@@ -87,11 +85,7 @@ def _same(plain: Any, value: Any) -> bool:
 def _one_kind(scalars: Sequence[Scalar]) -> bool:
     """Whether Chroma takes these values, as one or as an array."""
     kind = type(scalars[0])
-    if any(type(scalar) is not kind for scalar in scalars):
-        return False
-    if kind is int:
-        return all(_INT_MIN <= scalar <= _INT_MAX for scalar in scalars)  # type: ignore[operator]
-    return kind is not float or all(map(math.isfinite, scalars))  # type: ignore[arg-type]
+    return all(type(scalar) is kind for scalar in scalars)
 
 
 def _is_exact(scalar: Scalar) -> bool:

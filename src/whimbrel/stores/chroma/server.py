@@ -28,6 +28,8 @@ from whimbrel.errors import (
     ViewError,
     WhimbrelError,
 )
+from whimbrel.stores.base import Reach
+from whimbrel.stores.batches import Refused
 from whimbrel.stores.chroma.backend import (
     HNSW,
     NAMES,
@@ -36,7 +38,6 @@ from whimbrel.stores.chroma.backend import (
     Collection,
     Nearest,
     Rows,
-    TooMuch,
     UnknownId,
     as_vectors,
     metric_of,
@@ -44,16 +45,19 @@ from whimbrel.stores.chroma.backend import (
 from whimbrel.stores.chroma.uri import Server
 
 API = "/api/v2"
+WRITE_PATIENCE = 4
+"""Times as long as for a read: a write waits for the index too."""
 _NOTHING_LOST = "Nothing is lost: what was not written waits in the catalog."
 
 
 class ServerBackend(Backend):
     single_process = False
 
-    def __init__(self, server: Server) -> None:
+    def __init__(self, server: Server, reach: Reach) -> None:
         self._server = server
+        self._reach = reach
         self._client: httpx.AsyncClient | None = None
-        self._turns = asyncio.Semaphore(server.max_connections)
+        self._turns = asyncio.Semaphore(reach.max_connections)
         self._greeting = asyncio.Lock()
         self._max_rows = 0
         self._base64 = False
@@ -123,10 +127,11 @@ class ServerBackend(Backend):
                 "metadatas": metadata,
                 "uris": None,
             },
+            patience=WRITE_PATIENCE,
         )
 
     async def delete(self, collection: Collection, ids: Sequence[str]) -> None:
-        await self._ask("POST", f"/collections/{collection.id}/delete", {"ids": ids})
+        await self._ask("POST", f"/collections/{collection.id}/delete", {"ids": ids}, patience=WRITE_PATIENCE)
 
     async def get(
         self,
@@ -168,9 +173,9 @@ class ServerBackend(Backend):
 
     # --- inside ------------------------------------------------------------------------------------------------------
 
-    async def _ask(self, method: str, path: str, body: Any = None) -> Any:
+    async def _ask(self, method: str, path: str, body: Any = None, *, patience: int = 1) -> Any:
         """The answer of the database's `path`."""
-        status, answer = await self._send(method, self._database + path, body)
+        status, answer = await self._send(method, self._database + path, body, patience=patience)
         self._check(status, answer)
         return answer
 
@@ -210,7 +215,9 @@ class ServerBackend(Backend):
             f"What answers at {self.shown} is not a Chroma server.", "Check the host and the port (8000 by default)."
         )
 
-    async def _send(self, method: str, path: str, body: Any = None, *, api: str = API) -> tuple[int, Any]:
+    async def _send(
+        self, method: str, path: str, body: Any = None, *, api: str = API, patience: int = 1
+    ) -> tuple[int, Any]:
         """(status, what the body says, as JSON or else as text). Raises what `_unanswered` makes of no answer."""
         orjson = _import_orjson()
         content = None
@@ -221,7 +228,9 @@ class ServerBackend(Backend):
                 content = orjson.dumps(body, option=orjson.OPT_SERIALIZE_NUMPY)
         async with self._turns:
             try:
-                response = await self._open().request(method, f"{self._server.url}{api}{path}", content=content)
+                timeout = httpx.Timeout(patience * self._reach.timeout_s, connect=self._reach.connect_timeout_s)
+                url = f"{self._server.url}{api}{path}"
+                response = await self._open().request(method, url, content=content, timeout=timeout)
             except (httpx.HTTPError, ssl.SSLError) as error:
                 raise self._unanswered(error) from None  # its message may quote the URL
         if response.is_redirect:
@@ -240,10 +249,10 @@ class ServerBackend(Backend):
 
     def _open(self) -> httpx.AsyncClient:
         if self._client is None:
-            most = self._server.max_connections
+            most = self._reach.max_connections
             self._client = httpx.AsyncClient(
                 headers={"Content-Type": "application/json", **self._server.headers},
-                timeout=httpx.Timeout(self._server.timeout_s, connect=self._server.connect_timeout_s),
+                timeout=httpx.Timeout(self._reach.timeout_s, connect=self._reach.connect_timeout_s),
                 limits=httpx.Limits(max_connections=most, max_keepalive_connections=most, keepalive_expiry=40),
             )
         return self._client
@@ -269,9 +278,7 @@ class ServerBackend(Backend):
                 f"Start the Chroma server, or check the host and the port. {_NOTHING_LOST}",
             )
         if isinstance(error, httpx.TimeoutException):
-            return StoreUnavailable(
-                f"The Chroma server at {self.shown} did not answer within {self._server.timeout_s:g} s.", _NOTHING_LOST
-            )
+            return StoreUnavailable(f"The Chroma server at {self.shown} did not answer in time.", _NOTHING_LOST)
         return StoreUnavailable(f"The Chroma server at {self.shown} broke off.", _NOTHING_LOST)
 
     def _check(self, status: int, answer: Any) -> None:
@@ -285,7 +292,7 @@ class ServerBackend(Backend):
                 "Put a token or `user:password` before the host in the URI, or set CHROMA_API_KEY.",
             )
         if status == 413 or "batch size" in said.lower():
-            raise TooMuch(f"{self.shown} takes no request as large as this one")
+            raise Refused(f"{self.shown} takes no request as large as this one")
         if "Error finding id" in said:
             raise UnknownId
         if status == 404:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,28 +12,20 @@ import numpy as np
 import numpy.typing as npt
 
 from whimbrel.domain import Matches, Position, Space
-from whimbrel.errors import (
-    BadInput,
-    Conflict,
-    Forbidden,
-    SpaceMismatch,
-    StoreUnavailable,
-    StoreUnsupported,
-    TooLarge,
-    ViewDamaged,
-)
-from whimbrel.filters import Filter, Op, matches
-from whimbrel.stores.base import DENSE, Records, Store, StoreInfo, Vectors
-from whimbrel.stores.chroma.backend import REBUILD, Backend, Collection, Nearest, TooMuch, UnknownId
+from whimbrel.errors import Conflict, Forbidden, SpaceMismatch, StoreUnavailable, StoreUnsupported, ViewDamaged
+from whimbrel.filters import OPERATORS, Filter, matches
+from whimbrel.stores.base import DENSE, Metric, Reach, Records, Store, StoreInfo, Vectors
+from whimbrel.stores.batches import Batches
+from whimbrel.stores.chroma.backend import REBUILD, Backend, Collection, Nearest, UnknownId
 from whimbrel.stores.chroma.embedded import EmbeddedBackend
 from whimbrel.stores.chroma.metadata import decode, encode
 from whimbrel.stores.chroma.server import ServerBackend
 from whimbrel.stores.chroma.uri import parse_server
 from whimbrel.stores.chroma.where import compile_filter
+from whimbrel.stores.metrics import measure, scores
+from whimbrel.stores.records import checked_query, writable
 
 FORMAT = 1
-BATCH_BYTES = 8 * 2**20
-"""Of one write, before it is JSON; Chroma's server takes 40 MiB, a proxy before it often less."""
 MAX_BATCH_ROWS = 5_461
 """Chroma's: SQLite's variables by six. A server says its own."""
 
@@ -53,16 +45,17 @@ class ChromaStore(Store):
     """
 
     def __init__(
-        self, uri: str, name: str, space: Space, *, base: Path, read_only: bool = False, backend: Backend | None = None
+        self, uri: str, name: str, space: Space, *, base: Path, read_only: bool = False, reach: Reach | None = None
     ) -> None:
         """`base`: the folder that a relative PATH is under."""
         self._name = name
         self._space = space
         self._read_only = read_only
-        self._backend = backend or open_backend(uri, base)
+        self._backend = open_backend(uri, base, reach or Reach())
         self._collection: Collection | None = None
         self._opening = asyncio.Lock()
         self._writing = asyncio.Lock()
+        self._batches: Batches | None = None
 
     # --- the collection itself ---------------------------------------------------------------------------------------
 
@@ -88,14 +81,21 @@ class ChromaStore(Store):
         await self._backend.close()
 
     def describe(self) -> StoreInfo:
-        operators = {op.value for op in Op} | {"$ne", "$nin", "$contains", "$and", "$or", "$not"}
         return StoreInfo(
-            "chroma",
-            "cosine",
-            self._space.dimensions,
+            name="chroma",
+            metric=Metric.COSINE,
+            dimensions=self._space.dimensions,
             single_process=self._backend.single_process,
-            filter_operators=frozenset(operators),
+            filter_operators=OPERATORS,
             max_batch_rows=MAX_BATCH_ROWS,
+            exact_vectors=False,
+            cannot=[
+                "data and position in one commit",
+                "a read of one version while others write",
+                "vectors kept bit for bit: each is brought to length 1",
+                "vectors of deleted rows written out of the index before it is built again",
+                *(() if self._backend.single_process else ["deleted texts written out of the files on request"]),
+            ],
         )
 
     async def count(self) -> int:
@@ -120,19 +120,12 @@ class ChromaStore(Store):
         self._check_writable()
         if not len(records):
             return
-        vectors = self._checked_vectors(records)
-        last = {id_: row for row, id_ in enumerate(records.ids)}  # Chroma refuses an id that comes twice
-        rows = np.fromiter(last.values(), np.int64, len(last))
-        ids = [_to_chroma(id_) for id_ in last]
-        texts = [records.texts[row] for row in rows]
-        metadata = encode([records.metadata[row] for row in rows])
-        vectors = vectors if len(rows) == len(records) else vectors[rows]
+        records = writable(records, self._space.dimensions)
         collection = await self._open()
-        most = await self._backend.max_rows()
         async with self._writing:
-            for start, end in _batches(texts, metadata, self._space.dimensions, most):
-                batch = slice(start, end)
-                await self._write(collection, ids[batch], vectors[batch], texts[batch], metadata[batch])
+            if self._batches is None:
+                self._batches = Batches(await self._backend.max_rows(), vector_bytes=6)
+            await self._batches.write(records, lambda batch: self._write(collection, batch))
 
     async def delete(self, ids: Sequence[str]) -> None:
         self._check_writable()
@@ -154,7 +147,7 @@ class ChromaStore(Store):
     async def fetch(self, ids: Sequence[str]) -> Records:
         collection = await self._open()
         found = [await self._fetch(collection, some) for some in _pages([*dict.fromkeys(ids)], _PAGE_ROWS)]
-        return _joined(found, self._space.dimensions)
+        return Records.joined(found, self._space.dimensions)
 
     async def scan(self, batch: int = 5_000) -> AsyncIterator[Records]:
         """By a list of the ids taken first: Chroma's offsets shift when rows are deleted meanwhile. A row that comes
@@ -183,8 +176,7 @@ class ChromaStore(Store):
     async def search(
         self, vector: npt.NDArray[np.float32], k: int, where: Filter | None = None, *, ids: Sequence[str] | None = None
     ) -> Matches:
-        if vector.shape != (self._space.dimensions,):
-            raise SpaceMismatch(f"The query has {vector.shape} dimensions, the view {self._space.dimensions}.")
+        vector = checked_query(vector, self._space.dimensions)
         compiled = compile_filter(where) if where else True
         if k <= 0 or compiled is False or (ids is not None and not ids):
             return Matches([], np.zeros(0, np.float32))
@@ -193,7 +185,7 @@ class ChromaStore(Store):
         among = None if ids is None else [_to_chroma(id_) for id_ in dict.fromkeys(ids)]
         for attempt in range(5):
             try:
-                return await self._nearest(collection, np.asarray(vector, np.float32), k, where, condition, among)
+                return await self._nearest(collection, vector, k, where, condition, among)
             except UnknownId:  # deleted since they were looked up
                 await asyncio.sleep(0.02 * attempt)
         raise StoreUnavailable(f"{self._where()}: rows are deleted faster than they are searched.", "Try again.")
@@ -227,8 +219,8 @@ class ChromaStore(Store):
         if exhausted and len(hits) < k:
             hits += await self._overlooked(collection, vector, where, condition, among, set(found.ids))
         best = sorted((distance, _from_chroma(id_)) for distance, id_ in hits)[:k]
-        scores = np.array([min(1.0, max(0.0, 1.0 - distance)) for distance, _ in best], np.float32)
-        return Matches([id_ for _, id_ in best], scores)
+        cosines = 1.0 - np.array([distance for distance, _ in best])
+        return Matches([id_ for _, id_ in best], scores(Metric.COSINE, cosines))
 
     async def _overlooked(
         self,
@@ -245,8 +237,7 @@ class ChromaStore(Store):
         for some in _pages([id_ for id_ in every.ids if id_ not in found], _PAGE_ROWS):
             rows = await self._backend.get(collection, ids=some, include=["embeddings", "metadatas"])
             if rows.ids:
-                lengths = np.linalg.norm(rows.vectors, axis=1) * max(float(np.linalg.norm(vector)), 1e-30)
-                distances = (1.0 - rows.vectors @ vector / np.maximum(lengths, 1e-30)).tolist()
+                distances = (1.0 - measure(Metric.COSINE, rows.vectors, vector)).tolist()
                 hits += _passing(Nearest(rows.ids, distances, rows.metadata), where)
         return hits
 
@@ -260,25 +251,10 @@ class ChromaStore(Store):
         texts = [text or "" for text in rows.texts]
         return Records(list(map(_from_chroma, rows.ids)), {DENSE: vectors}, texts, list(map(decode, rows.metadata)))
 
-    async def _write(
-        self,
-        collection: Collection,
-        ids: list[str],
-        vectors: Vectors,
-        texts: list[str],
-        metadata: list[dict[str, Any]],
-    ) -> None:
-        """One batch, halved as long as it is refused for its size."""
-        try:
-            await self._backend.upsert(collection, ids, vectors, texts, [one or None for one in metadata])
-        except TooMuch as error:
-            if len(ids) == 1:
-                raise TooLarge(
-                    f"A row of {len(texts[0]):,} characters was not written: {error}.", "Cut its document into chunks."
-                ) from None
-            for half in (slice(0, len(ids) // 2), slice(len(ids) // 2, None)):
-                await self._write(collection, ids[half], vectors[half], texts[half], metadata[half])
-            return
+    async def _write(self, collection: Collection, batch: Records) -> None:
+        ids, vectors, texts = list(map(_to_chroma, batch.ids)), batch.vectors[DENSE], list(batch.texts)
+        metadata = encode(batch.metadata)
+        await self._backend.upsert(collection, ids, vectors, texts, [one or None for one in metadata])
         await self._remove_stale_keys(collection, ids, vectors, texts, metadata)
 
     async def _remove_stale_keys(
@@ -358,16 +334,6 @@ class ChromaStore(Store):
                 "Name another folder, database or collection.",
             )
 
-    def _checked_vectors(self, records: Records) -> Vectors:
-        vectors = np.ascontiguousarray(records.vectors[DENSE], np.float32)
-        if vectors.shape != (len(records), self._space.dimensions):
-            raise SpaceMismatch(
-                f"{len(records)} rows of {self._space.dimensions} dimensions were due, vectors of {vectors.shape} came."
-            )
-        if not np.isfinite(vectors).all():
-            raise BadInput("A vector has a component that is not a finite number. Nothing was written.")
-        return vectors
-
     def _check_writable(self) -> None:
         if self._read_only:
             raise Forbidden(f"{self._where()} was opened to be read only. Nothing was written.")
@@ -376,11 +342,11 @@ class ChromaStore(Store):
         return f"Collection {self._name!r} in {self._backend.shown}"
 
 
-def open_backend(uri: str, base: Path) -> Backend:
+def open_backend(uri: str, base: Path, reach: Reach) -> Backend:
     """What `chroma:PATH`, `chroma+http://...` or `chroma+https://...` names. Raises `ConfigError`."""
     if uri.startswith("chroma:"):
         return EmbeddedBackend(base / Path(uri.removeprefix("chroma:") or "chroma").expanduser())
-    return ServerBackend(parse_server(uri))
+    return ServerBackend(parse_server(uri), reach)
 
 
 def _passing(found: Nearest, where: Filter | None) -> list[tuple[float, str]]:
@@ -390,34 +356,8 @@ def _passing(found: Nearest, where: Filter | None) -> list[tuple[float, str]]:
     return [hit for hit, one in zip(hits, found.metadata, strict=True) if matches(where, decode(one))]
 
 
-def _batches(
-    texts: Sequence[str], metadata: Sequence[Mapping[str, Any]], dimensions: int, most: int
-) -> Iterator[tuple[int, int]]:
-    """Ranges of rows, of at most `most` rows and about `BATCH_BYTES`."""
-    start = size = 0
-    for row, (text, one) in enumerate(zip(texts, metadata, strict=True)):
-        weight = (
-            len(text.encode("utf-8", "surrogatepass")) + 6 * dimensions + sum(len(str(v)) + 20 for v in one.values())
-        )
-        if row > start and (row - start >= most or size + weight > BATCH_BYTES):
-            yield start, row
-            start, size = row, 0
-        size += weight
-    yield start, len(texts)
-
-
 def _pages(items: Sequence[str], rows: int) -> list[Sequence[str]]:
     return [items[start : start + rows] for start in range(0, len(items), rows)]
-
-
-def _joined(parts: Sequence[Records], dimensions: int) -> Records:
-    vectors = [part.vectors[DENSE] for part in parts]
-    return Records(
-        [id_ for part in parts for id_ in part.ids],
-        {DENSE: np.concatenate(vectors) if vectors else np.zeros((0, dimensions), np.float32)},
-        [text for part in parts for text in part.texts],
-        [one for part in parts for one in part.metadata],
-    )
 
 
 def _to_chroma(id_: str) -> str:

@@ -1,17 +1,15 @@
 """Where a Chroma collection lies, read from a view's URI and the environment.
 
     chroma:PATH                                     a folder, opened by this process
-    chroma+http://[TOKEN@|USER:PASSWORD@]HOST[:PORT][/PREFIX][?OPTION=VALUE&...]
+    chroma+http://[TOKEN@|USER:PASSWORD@]HOST[:PORT][/PREFIX][?tenant=NAME&database=NAME]
     chroma+https://...
 
-Options: `tenant`, `database`, `connect_timeout_s`, `timeout_s`, `max_connections`. What the URI does not say is taken
-from `CHROMA_TENANT`, `CHROMA_DATABASE`, `CHROMA_API_KEY` (a token), `CHROMA_CLIENT_AUTH_CREDENTIALS` (a token, or
-`user:password`), `CHROMADB_CONNECTION_TIMEOUT` (seconds) and `CHROMADB_MAX_CONNECTIONS`.
+What the URI does not say is taken from `CHROMA_TENANT`, `CHROMA_DATABASE`, `CHROMA_API_KEY` (a token) and
+`CHROMA_CLIENT_AUTH_CREDENTIALS` (a token, or `user:password`), which chromadb reads too.
 """
 
 from __future__ import annotations
 
-import math
 import os
 from base64 import b64encode
 from collections.abc import Mapping
@@ -21,7 +19,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 from whimbrel.errors import ConfigError
 
 PORTS = {"http": 8000, "https": 443}
-_OPTIONS = ("tenant", "database", "connect_timeout_s", "timeout_s", "max_connections")
+_OPTIONS = ("tenant", "database")
 _EXAMPLE = "For example: `chroma+http://localhost:8000`."
 
 
@@ -35,10 +33,6 @@ class Server:
     database: str = "default_database"
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     """What authenticates each request."""
-    connect_timeout_s: float = 5.0
-    timeout_s: float = 60.0
-    """Of an answer. A write of some thousands of rows waits for the index too."""
-    max_connections: int = 16
 
 
 def parse_server(uri: str, environment: Mapping[str, str] | None = None) -> Server:
@@ -56,18 +50,14 @@ def parse_server(uri: str, environment: Mapping[str, str] | None = None) -> Serv
     options = dict(parse_qsl(parts.query, keep_blank_values=True))
     for name in options:
         if name not in _OPTIONS:
-            raise ConfigError(f"The Chroma server's URI has an unknown option {name!r}.", f"Options: {_OPTIONS}.")
-    connect = options.get("connect_timeout_s") or known.get("CHROMADB_CONNECTION_TIMEOUT") or 5
+            raise ConfigError(
+                f"The Chroma server's URI has an unknown option {name!r}.", f"Options: {', '.join(_OPTIONS)}."
+            )
     return Server(
         url=f"{scheme}://{host}:{port or PORTS[scheme]}{parts.path.rstrip('/')}",
         tenant=options.get("tenant") or known.get("CHROMA_TENANT") or "default_tenant",
         database=options.get("database") or known.get("CHROMA_DATABASE") or "default_database",
         headers=_authentication(parts.username, parts.password, known),
-        connect_timeout_s=_positive("connect_timeout_s", connect),
-        timeout_s=_positive("timeout_s", options.get("timeout_s") or 60),
-        max_connections=math.ceil(
-            _positive("max_connections", options.get("max_connections") or known.get("CHROMADB_MAX_CONNECTIONS") or 16)
-        ),
     )
 
 
@@ -85,13 +75,3 @@ def _authentication(user: str | None, password: str | None, known: Mapping[str, 
 
 def _basic(credentials: str) -> dict[str, str]:
     return {"Authorization": f"Basic {b64encode(credentials.encode()).decode()}"}
-
-
-def _positive(name: str, value: object) -> float:
-    try:
-        number = float(str(value))
-    except ValueError:
-        number = math.nan
-    if not 0 < number < math.inf:
-        raise ConfigError(f"{name} of the Chroma server is {value!r}; it is a number above 0.", _EXAMPLE)
-    return number
