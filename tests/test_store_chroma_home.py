@@ -1,0 +1,114 @@
+"""A whole Whimbrel whose views lie in Chroma: what its users see when the server goes away, and when it comes back."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from chroma_server import ChromaServer
+from running import DEADLINE_S, Toy, files, found, until, verified
+from whimbrel.app import Whimbrel
+from whimbrel.domain import SearchResult, ViewKind
+from whimbrel.errors import ViewError
+from whimbrel.models.embedders import resolve
+
+pytest.importorskip("chromadb")
+pytestmark = pytest.mark.timeout(240)
+
+
+@pytest.fixture(autouse=True)
+def toy(monkeypatch: pytest.MonkeyPatch) -> Toy:
+    made = Toy()
+    monkeypatch.setitem(resolve._PROVIDERS, "toy", lambda _model, _threads: made)
+    return made
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[ChromaServer]:
+    server = ChromaServer(tmp_path / "data")
+    yield server
+    server.kill()
+
+
+def opened(folder: Path, store: str, **overrides: Any) -> Whimbrel:
+    return Whimbrel(home=folder, **{"embedder": "toy", "store": store, **overrides})
+
+
+def uris_of(result: SearchResult) -> set[str]:
+    return {hit.uri for hit in result.hits}
+
+
+def test_a_home_with_its_views_in_a_folder(tmp_path: Path) -> None:
+    with opened(tmp_path / "home", "chroma:") as whimbrel:
+        whimbrel.ingest([tmp_path / "notes"] if files(tmp_path / "notes", 12) else [])
+        whole = whimbrel.search("notes on birds number 7")
+        assert not whole.degraded
+        verified(whimbrel, "default")
+    assert (tmp_path / "home" / "chroma" / "chroma.sqlite3").is_file()
+    with opened(tmp_path / "home", "chroma:") as whimbrel:
+        assert uris_of(whimbrel.search("notes on birds number 7")) == uris_of(whole)
+
+
+def test_a_server_away_and_back(tmp_path: Path, server: ChromaServer) -> None:
+    files(tmp_path / "notes", 20)
+    server.start()
+    with opened(tmp_path / "home", server.uri) as whimbrel:
+        whimbrel.ingest([tmp_path / "notes"])
+        assert not whimbrel.search("notes on birds number 7").degraded
+        answers: list[SearchResult] = []
+
+        def ask() -> None:
+            answers.extend(whimbrel.search("notes on birds number 7") for _ in range(30))
+
+        asking = [threading.Thread(target=ask) for _ in range(3)]
+        for thread in asking:
+            thread.start()
+        server.kill()
+        for thread in asking:
+            thread.join()
+        assert len(answers) == 90
+        assert all(answer.hits for answer in answers)
+        assert any(any("store:" in why for why in answer.degraded) for answer in answers)
+
+        files(tmp_path / "more", 5, "boats")
+        with pytest.raises(ViewError, match="documents are in the catalog"):
+            whimbrel.ingest([tmp_path / "more"])
+        away = whimbrel.search("notes on boats number 3")
+        assert any("boats" in hit.text for hit in away.hits)
+        assert any("changes behind" in why for why in away.degraded)
+
+        server.start()
+        until(lambda: not whimbrel.search("notes on boats number 3").degraded, "the view has caught up")
+        head = found(whimbrel, "default").head
+        assert [row.view.position for row in whimbrel.views("default") if row.view.kind is ViewKind.STORE] == [head]
+        verified(whimbrel, "default")
+
+
+def test_a_server_away_at_the_start(tmp_path: Path, server: ChromaServer) -> None:
+    files(tmp_path / "notes", 8)
+    with opened(tmp_path / "home", server.uri) as whimbrel:
+        with pytest.raises(ViewError, match=r"Nobody answers|being built"):
+            whimbrel.ingest([tmp_path / "notes"])
+        without = whimbrel.search("notes on birds number 3")
+        assert len(without.hits) == 8
+        assert without.degraded
+        server.start()
+        until(lambda: not whimbrel.search("notes on birds number 3").degraded, "the view is there", DEADLINE_S)
+        verified(whimbrel, "default")
+
+
+def test_a_server_that_lost_its_data_gets_it_again(tmp_path: Path, server: ChromaServer) -> None:
+    files(tmp_path / "notes", 8)
+    server.start()
+    with opened(tmp_path / "home", server.uri) as whimbrel:
+        whimbrel.ingest([tmp_path / "notes"])
+        server.kill()
+        server.folder = tmp_path / "another"
+        server.start()
+        whimbrel.search("notes on birds number 3")
+        until(lambda: not whimbrel.search("notes on birds number 3").degraded, "the view is built again", DEADLINE_S)
+        verified(whimbrel, "default")
