@@ -43,7 +43,9 @@ def decode(stored: Mapping[str, Any] | None) -> Metadata:
     envelope = stored.get(ENVELOPE)
     if envelope is not None:
         return loads(envelope)
-    return {key: value for key, value in stored.items() if not key.startswith(OURS)}
+    if LISTS in stored or ODD in stored:
+        return {key: value for key, value in stored.items() if not key.startswith(OURS)}
+    return stored
 
 
 def is_plain_key(path: str) -> bool:

@@ -134,6 +134,10 @@ class ChromaStore(Store):
             for some in _pages(sorted({_to_chroma(id_) for id_ in ids}), MAX_BATCH_ROWS):
                 await self._backend.delete(collection, some)
 
+    async def maintain(self, *, full: bool = False) -> None:
+        """Chroma keeps its index with each write."""
+        self._check_writable()
+
     async def erase(self, *, grace_s: float) -> None:
         """In a folder: Chroma's log, its word index and the free pages of its file are written out. The vectors of
         deleted rows stay in the index file until the view is built again; behind a server, all of it does until
