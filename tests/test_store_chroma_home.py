@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pytest
 
 from chroma_server import ChromaServer
@@ -15,6 +17,8 @@ from whimbrel.app import Whimbrel
 from whimbrel.domain import SearchResult, ViewKind
 from whimbrel.errors import ViewError
 from whimbrel.models.embedders import resolve
+from whimbrel.owner import targets
+from whimbrel.stores.base import DENSE, Records
 
 pytest.importorskip("chromadb")
 pytestmark = pytest.mark.timeout(240)
@@ -43,14 +47,35 @@ def uris_of(result: SearchResult) -> set[str]:
 
 
 def test_a_home_with_its_views_in_a_folder(tmp_path: Path) -> None:
+    files(tmp_path / "notes", 12)
     with opened(tmp_path / "home", "chroma:") as whimbrel:
-        whimbrel.ingest([tmp_path / "notes"] if files(tmp_path / "notes", 12) else [])
+        whimbrel.ingest([tmp_path / "notes"])
         whole = whimbrel.search("notes on birds number 7")
         assert not whole.degraded
         verified(whimbrel, "default")
     assert (tmp_path / "home" / "chroma" / "chroma.sqlite3").is_file()
     with opened(tmp_path / "home", "chroma:") as whimbrel:
         assert uris_of(whimbrel.search("notes on birds number 7")) == uris_of(whole)
+
+
+def test_real_vectors_are_verified_within_the_rounding_of_chroma(tmp_path: Path) -> None:
+    files(tmp_path / "notes", 12)
+    with Whimbrel(home=tmp_path / "home", store="chroma:") as whimbrel:
+        whimbrel.ingest([tmp_path / "notes"])
+        verified(whimbrel, "default")
+
+
+def test_another_vector_or_text_is_found_by_verifying() -> None:
+    vector = np.array([[0.6, 0.8], [0.8, 0.6]], np.float32)
+    near, far = vector * (1 + 1e-7), vector + np.float32(1e-4)
+
+    def digests(vectors: npt.NDArray[np.float32], text: str) -> list[str]:
+        records = Records(["a", "b"], {DENSE: vectors}, [text, "b"], [{}, {}])
+        return targets._record_digests(records, exact=False)
+
+    assert all(map(targets._nearly_equal, digests(vector, "a"), digests(near, "a")))
+    assert not any(map(targets._nearly_equal, digests(vector, "a"), digests(far, "a")))
+    assert not targets._nearly_equal(digests(vector, "a")[0], digests(vector, "other")[0])
 
 
 def test_a_server_away_and_back(tmp_path: Path, server: ChromaServer) -> None:

@@ -12,6 +12,8 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
+
 from whimbrel.catalog.rows import ChunkRows, digest
 from whimbrel.domain import Position
 from whimbrel.errors import Busy
@@ -20,6 +22,11 @@ from whimbrel.lexicon.tantivy import TantivyLexicon
 from whimbrel.stores.base import DENSE, Records, Store
 
 T = TypeVar("T")
+
+TOLERANCE = 1e-6
+"""Of each component of a vector of length 1, in a store that does not keep vectors bit for bit."""
+_DIGEST = 32
+"""Hex digits of text and metadata."""
 
 AT_REST_SHARE = 0.01
 """Of a segment's rows: as many deleted ones are written out of a lexicon at rest."""
@@ -59,6 +66,10 @@ class Target(ABC):
     def digests(self, rows: ChunkRows) -> list[str]:
         """What `scan` should say of these rows."""
 
+    def agree(self, expected: str, found: str) -> bool:
+        """Whether the digest of a row in the catalog and that of the row in the view say the same."""
+        return expected == found
+
     @abstractmethod
     def scan(self) -> AsyncIterator[tuple[list[str], list[str]]]:
         """Every row as (ids, digests), in batches."""
@@ -84,6 +95,7 @@ class Target(ABC):
 class StoreTarget(Target):
     def __init__(self, store: Store) -> None:
         self.store = store
+        self._exact = store.describe().exact_vectors
 
     async def exists(self) -> bool:
         return await self.store.exists()
@@ -116,11 +128,14 @@ class StoreTarget(Target):
         return await self.store.count()
 
     def digests(self, rows: ChunkRows) -> list[str]:
-        return _record_digests(_records(rows))
+        return _record_digests(_records(rows), exact=self._exact)
+
+    def agree(self, expected: str, found: str) -> bool:
+        return expected == found or (not self._exact and _nearly_equal(expected, found))
 
     async def scan(self) -> AsyncIterator[tuple[list[str], list[str]]]:
         async for records in self.store.scan():
-            yield list(records.ids), _record_digests(records)
+            yield list(records.ids), _record_digests(records, exact=self._exact)
 
     async def maintain(self, *, full: bool = False) -> None:
         await self.store.maintain(full=full)
@@ -143,14 +158,26 @@ def _records(rows: ChunkRows) -> Records:
     return Records(ids=rows.ids, vectors={DENSE: rows.vectors}, texts=rows.texts, metadata=rows.metadata)
 
 
-def _record_digests(records: Records) -> list[str]:
+def _record_digests(records: Records, *, exact: bool) -> list[str]:
+    """Of text, metadata and vector; `exact`: else the vector follows as it is, to be compared within a tolerance."""
     found = []
     for text, metadata, vector in zip(records.texts, records.metadata, records.vectors[DENSE], strict=True):
         canonical = json.dumps([text, metadata], sort_keys=True, ensure_ascii=False, separators=(",", ":"))
         hashed = hashlib.blake2b(canonical.encode("utf-8", "surrogatepass"), digest_size=16)
-        hashed.update(vector.astype("<f4").tobytes())
-        found.append(hashed.hexdigest())
+        components = vector.astype("<f4").tobytes()
+        if exact:
+            hashed.update(components)
+        found.append(hashed.hexdigest() + ("" if exact else components.hex()))
     return found
+
+
+def _nearly_equal(expected: str, found: str) -> bool:
+    """Of digests that are not `exact`: the same text and metadata, and vectors of one direction within `TOLERANCE`."""
+    if expected[:_DIGEST] != found[:_DIGEST] or len(expected) != len(found):
+        return False
+    one, other = (np.frombuffer(bytes.fromhex(digest[_DIGEST:]), "<f4") for digest in (expected, found))
+    lengths = [max(float(np.linalg.norm(vector)), 1e-30) for vector in (one, other)]
+    return bool(np.max(np.abs(one / lengths[0] - other / lengths[1]), initial=0.0) <= TOLERANCE)
 
 
 class LexiconTarget(Target):

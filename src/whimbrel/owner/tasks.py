@@ -108,7 +108,7 @@ async def _compare(
                 continue
             elif chunk_id not in known:
                 extra.append(chunk_id)
-            elif known[chunk_id] != digest:
+            elif not target.agree(known[chunk_id], digest):
                 differs.append(chunk_id)
             seen.add(chunk_id)
         await context.checkpoint(compared=len(seen), expected=len(expected))
