@@ -14,6 +14,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+FORMAT_KEY, SPACE_KEY = "whimbrel:format", "whimbrel:space"
+"""In the metadata of a collection that we made: the version of its form, and the space of its vectors."""
+
 REBUILD = "The catalog holds everything: run `whimbrel view rebuild`."
 
 NAMES = "Names have 3 to 512 characters of a-z, A-Z, 0-9, `.`, `_` and `-`, and a letter or digit at both ends."
@@ -33,7 +36,7 @@ class Collection:
     metric: str
     """Chroma's name: `cosine`, `l2` (squared) or `ip` (1 - dot product)."""
     dimensions: int | None
-    """None until the first row."""
+    """None until the first row, and where the space is known."""
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
 

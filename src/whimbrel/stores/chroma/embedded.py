@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from whimbrel.errors import Conflict
-from whimbrel.stores.chroma.backend import HNSW, Backend, Collection, Nearest, Rows, as_vectors, metric_of
+from whimbrel.stores.chroma.backend import HNSW, SPACE_KEY, Backend, Collection, Nearest, Rows, as_vectors, metric_of
 from whimbrel.stores.chroma.folder import DATABASE, Folder, chroma_errors, index_folder
 
 T = TypeVar("T")
@@ -182,5 +182,5 @@ def _find(client: Any, name: str) -> Collection | None:
 def _collection(handle: Any) -> Collection:
     metadata = handle.metadata or {}
     metric = metric_of(handle.configuration_json, metadata)
-    row = handle.get(limit=1, include=["embeddings"])["embeddings"]
+    row = handle.get(limit=1, include=["embeddings"])["embeddings"] if SPACE_KEY not in metadata else []
     return Collection(str(handle.id), handle.name, metric, len(row[0]) if len(row) else None, metadata)

@@ -14,9 +14,11 @@ hides keys that start with `chroma:`. Its server reads decimals of more than 15 
 
 from __future__ import annotations
 
+import json
 import math
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from whimbrel.domain import Metadata
@@ -26,7 +28,52 @@ from whimbrel.stores.envelope import dumps, loads
 OURS = "whimbrel:"
 ENVELOPE, LISTS, ODD = "whimbrel:metadata", "whimbrel:lists", "whimbrel:odd"
 
+_ANY = "whimbrel:any"
 _ABSENT = object()
+
+MAX_SHAPES = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Shapes:
+    """The paths of a collection that have, or had, arrays, and those that are odd: a filter on any other is one test.
+
+    They are kept with the collection's own metadata, and written there before the first row that has them.
+    """
+
+    lists: frozenset[str] = frozenset()
+    odd: frozenset[str] = frozenset()
+    any: bool = False
+    """There are too many to name: any path may have both."""
+
+    @classmethod
+    def read(cls, about: Mapping[str, Any]) -> Shapes:
+        """From the metadata of a collection that we made."""
+        found = {key: json.loads(about.get(key, "[]")) for key in (LISTS, ODD)}
+        return cls(frozenset(found[LISTS]), frozenset(found[ODD]), bool(about.get(_ANY)))
+
+    def with_(self, rows: Iterable[Mapping[str, Any]]) -> Shapes:
+        """These and those of encoded rows; the same object where there are no others."""
+        if self.any:
+            return self
+        lists = self.lists.union(*(row[LISTS] for row in rows if LISTS in row))
+        odd = self.odd.union(*(row[ODD] for row in rows if ODD in row))
+        if len(lists) == len(self.lists) and len(odd) == len(self.odd):
+            return self
+        return Shapes(lists, odd) if len(lists) + len(odd) <= MAX_SHAPES else Shapes(any=True)
+
+    def said(self) -> dict[str, Any]:
+        """For the collection's metadata."""
+        return {_ANY: self.any, **{key: json.dumps(sorted(paths)) for key, paths in self._named()}}
+
+    def has_lists(self, path: str) -> bool:
+        return self.any or path in self.lists
+
+    def is_odd(self, path: str) -> bool:
+        return self.any or path in self.odd
+
+    def _named(self) -> list[tuple[str, frozenset[str]]]:
+        return [(LISTS, self.lists), (ODD, self.odd)]
 
 
 def encode(metadata: Sequence[Metadata]) -> list[dict[str, Any]]:

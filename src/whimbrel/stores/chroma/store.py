@@ -12,13 +12,21 @@ import numpy as np
 import numpy.typing as npt
 
 from whimbrel.domain import Matches, Position, Space
-from whimbrel.errors import Conflict, Forbidden, SpaceMismatch, StoreUnavailable, StoreUnsupported, ViewDamaged
+from whimbrel.errors import (
+    Conflict,
+    Forbidden,
+    SpaceMismatch,
+    StoreUnavailable,
+    StoreUnsupported,
+    ViewDamaged,
+    WhimbrelError,
+)
 from whimbrel.filters import OPERATORS, Filter, matches
 from whimbrel.stores.base import DENSE, Metric, Reach, Records, Store, StoreInfo, Vectors
 from whimbrel.stores.batches import Batches
-from whimbrel.stores.chroma.backend import REBUILD, Backend, Collection, Nearest, UnknownId
+from whimbrel.stores.chroma.backend import FORMAT_KEY, REBUILD, SPACE_KEY, Backend, Collection, Nearest, UnknownId
 from whimbrel.stores.chroma.embedded import EmbeddedBackend
-from whimbrel.stores.chroma.metadata import decode, encode
+from whimbrel.stores.chroma.metadata import Shapes, decode, encode
 from whimbrel.stores.chroma.server import ServerBackend
 from whimbrel.stores.chroma.uri import parse_server
 from whimbrel.stores.chroma.where import compile_filter
@@ -29,7 +37,7 @@ FORMAT = 1
 MAX_BATCH_ROWS = 5_461
 """Chroma's: SQLite's variables by six. A server says its own."""
 
-_FORMAT, _SPACE, _POSITION = "whimbrel:format", "whimbrel:space", "whimbrel:position"
+_POSITION = "whimbrel:position"
 _PAGE_ROWS = 2_000
 _IDS_PER_CALL = 5_000
 _MAX_TIES = 4_096
@@ -61,7 +69,7 @@ class ChromaStore(Store):
 
     async def create(self) -> None:
         self._check_writable()
-        about = {_FORMAT: FORMAT, _SPACE: self._space.key}
+        about = {FORMAT_KEY: FORMAT, SPACE_KEY: self._space.key}
         self._collection = await self._backend.create(self._name, about)
 
     async def exists(self) -> bool:
@@ -102,7 +110,7 @@ class ChromaStore(Store):
         return await self._backend.count(await self._open())
 
     async def position(self) -> Position | None:
-        stored = (await self._open(again=True)).metadata.get(_POSITION)
+        stored = (await self._look()).metadata.get(_POSITION)
         return Position(*json.loads(stored)) if stored else None
 
     async def set_position(self, position: Position) -> None:
@@ -110,7 +118,7 @@ class ChromaStore(Store):
         and the batch is applied again, which changes nothing."""
         self._check_writable()
         async with self._writing:
-            collection = await self._open(again=True)
+            collection = await self._look()
             stored = json.dumps([position.epoch, position.position, position.stamp])
             await self._backend.describe(collection, {**collection.metadata, _POSITION: stored})
 
@@ -121,11 +129,11 @@ class ChromaStore(Store):
         if not len(records):
             return
         records = writable(records, self._space.dimensions)
-        collection = await self._open()
         async with self._writing:
+            await self._open()
             if self._batches is None:
                 self._batches = Batches(await self._backend.max_rows(), vector_bytes=6)
-            await self._batches.write(records, lambda batch: self._write(collection, batch))
+            await self._batches.write(records, self._write)
 
     async def delete(self, ids: Sequence[str]) -> None:
         self._check_writable()
@@ -181,15 +189,19 @@ class ChromaStore(Store):
         self, vector: npt.NDArray[np.float32], k: int, where: Filter | None = None, *, ids: Sequence[str] | None = None
     ) -> Matches:
         vector = checked_query(vector, self._space.dimensions)
-        compiled = compile_filter(where) if where else True
-        if k <= 0 or compiled is False or (ids is not None and not ids):
+        if k <= 0 or (ids is not None and not ids):
             return Matches([], np.zeros(0, np.float32))
-        collection = await self._open()
-        condition = None if isinstance(compiled, bool) else compiled
         among = None if ids is None else [_to_chroma(id_) for id_ in dict.fromkeys(ids)]
+        collection = await self._open()
         for attempt in range(5):
             try:
-                return await self._nearest(collection, vector, k, where, condition, among)
+                if where is None:
+                    return await self._nearest(collection, vector, k, None, among)
+                # Which values there are may have changed since: look meanwhile, and ask again if so.
+                found, latest = await asyncio.gather(self._nearest(collection, vector, k, where, among), self._look())
+                if Shapes.read(latest.metadata) == Shapes.read(collection.metadata):
+                    return found
+                collection = latest
             except UnknownId:  # deleted since they were looked up
                 await asyncio.sleep(0.02 * attempt)
         raise StoreUnavailable(f"{self._where()}: rows are deleted faster than they are searched.", "Try again.")
@@ -202,9 +214,12 @@ class ChromaStore(Store):
         vector: npt.NDArray[np.float32],
         k: int,
         where: Filter | None,
-        condition: Mapping[str, Any] | None,
         among: Sequence[str] | None,
     ) -> Matches:
+        compiled = compile_filter(where, self._shapes(collection)) if where else True
+        if compiled is False:
+            return Matches([], np.zeros(0, np.float32))
+        condition = None if isinstance(compiled, bool) else compiled
         if among is not None:  # Chroma fails on an id that it does not have
             among = [id_ for some in _pages(among, _IDS_PER_CALL) for id_ in await self._present(collection, some)]
             if not among:
@@ -220,7 +235,7 @@ class ChromaStore(Store):
             if exhausted or (len(hits) >= k and not tied):
                 break
             window *= 4
-        if exhausted and len(hits) < k:
+        if exhausted:
             hits += await self._overlooked(collection, vector, where, condition, among, set(found.ids))
         best = sorted((distance, _from_chroma(id_)) for distance, id_ in hits)[:k]
         cosines = 1.0 - np.array([distance for distance, _ in best])
@@ -255,9 +270,15 @@ class ChromaStore(Store):
         texts = [text or "" for text in rows.texts]
         return Records(list(map(_from_chroma, rows.ids)), {DENSE: vectors}, texts, list(map(decode, rows.metadata)))
 
-    async def _write(self, collection: Collection, batch: Records) -> None:
+    async def _write(self, batch: Records) -> None:
+        collection = await self._open()
         ids, vectors, texts = list(map(_to_chroma, batch.ids)), batch.vectors[DENSE], list(batch.texts)
         metadata = encode(batch.metadata)
+        shapes = Shapes.read(collection.metadata)
+        more = shapes.with_(metadata)
+        if more is not shapes:
+            await self._backend.describe(collection, {**collection.metadata, **more.said()})
+            collection = await self._look()
         await self._backend.upsert(collection, ids, vectors, texts, [one or None for one in metadata])
         await self._remove_stale_keys(collection, ids, vectors, texts, metadata)
 
@@ -297,18 +318,28 @@ class ChromaStore(Store):
             if having:
                 await self._backend.delete(collection, having)
 
-    async def _open(self, *, again: bool = False) -> Collection:
-        if self._collection is not None and not again:
-            return self._collection
-        async with self._opening:
-            if self._collection is None or again:
-                found = await self._backend.find(self._name)
-                if found is None:
-                    self._collection = None
-                    raise ViewDamaged(f"There is no collection {self._name!r} in {self._backend.shown}.", REBUILD)
-                self._check(found)
-                self._collection = found
-            return self._collection
+    async def _open(self) -> Collection:
+        if self._collection is None:
+            async with self._opening:
+                if self._collection is None:
+                    return await self._look()
+        return self._collection
+
+    async def _look(self) -> Collection:
+        """The collection as it is now. Raises `ViewDamaged` where there is none."""
+        found = self._collection = await self._backend.find(self._name)
+        if found is None:
+            raise ViewDamaged(f"There is no collection {self._name!r} in {self._backend.shown}.", REBUILD)
+        try:
+            self._check(found)
+        except WhimbrelError:
+            self._collection = None
+            raise
+        return found
+
+    def _shapes(self, collection: Collection) -> Shapes:
+        """Of a collection of another program, nothing is known."""
+        return Shapes.read(collection.metadata) if FORMAT_KEY in collection.metadata else Shapes(any=True)
 
     def _check(self, found: Collection) -> None:
         if found.metric != "cosine":
@@ -318,12 +349,12 @@ class ChromaStore(Store):
                 f"{self._where()} holds vectors of {found.dimensions} dimensions; its view's space has "
                 f"{self._space.dimensions}."
             )
-        key = found.metadata.get(_SPACE, self._space.key)
+        key = found.metadata.get(SPACE_KEY, self._space.key)
         if key != self._space.key:
             raise SpaceMismatch(
                 f"{self._where()} holds vectors of the space {key}; its view's space is {self._space.key}."
             )
-        if int(found.metadata.get(_FORMAT, FORMAT)) > FORMAT:
+        if int(found.metadata.get(FORMAT_KEY, FORMAT)) > FORMAT:
             raise StoreUnsupported(
                 f"{self._where()} was written by a newer version of Whimbrel. Nothing was changed.",
                 "Update Whimbrel here.",
@@ -332,7 +363,7 @@ class ChromaStore(Store):
             self._check_ours(found)
 
     def _check_ours(self, found: Collection) -> None:
-        if _FORMAT not in found.metadata:
+        if FORMAT_KEY not in found.metadata:
             raise Conflict(
                 f"{self._where()} was made by another program. Nothing was changed.",
                 "Name another folder, database or collection.",

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from whimbrel.filters import And, Compare, Filter, Not, Op, Or, Scalar
-from whimbrel.stores.chroma.metadata import LISTS, ODD, is_plain_key
+from whimbrel.stores.chroma.metadata import LISTS, ODD, Shapes, is_plain_key
 
 Where = dict[str, Any] | bool
 """A condition in Chroma's grammar; True lets everything pass, False nothing."""
@@ -29,27 +29,27 @@ _EXACT = 2**53
 _INT_MIN, _INT_MAX = -(2**63), 2**63 - 1
 
 
-def compile_filter(where: Filter) -> Where:
+def compile_filter(where: Filter, shapes: Shapes) -> Where:
     """A condition that holds wherever `where` does."""
-    compiled = _condition(where, True)
+    compiled = _condition(where, True, shapes)
     return compiled if isinstance(compiled, bool) or _clauses(compiled) <= MAX_CLAUSES else True
 
 
-def _condition(where: Filter, wanted: bool) -> Where:
+def _condition(where: Filter, wanted: bool, shapes: Shapes) -> Where:
     """Holds wherever `where` is `wanted`."""
     match where:
         case Not(term):
-            return _condition(term, not wanted)
+            return _condition(term, not wanted, shapes)
         case And(terms):
-            return _join((_condition(term, wanted) for term in terms), every=wanted)
+            return _join((_condition(term, wanted, shapes) for term in terms), every=wanted)
         case Or(terms):
-            return _join((_condition(term, wanted) for term in terms), every=not wanted)
+            return _join((_condition(term, wanted, shapes) for term in terms), every=not wanted)
         case Compare(path, op, values):
             if op is Op.EXISTS:
                 return True
             if op in (Op.EQ, Op.IN):
-                return _equal(path, values) if wanted else _unequal(path, values)
-            return _ordered(path, op, values[0]) if wanted else True
+                return _equal(path, values, shapes) if wanted else _unequal(path, values, shapes)
+            return _ordered(path, op, values[0], shapes) if wanted else True
 
 
 def _join(terms: Iterable[Where], *, every: bool) -> Where:
@@ -69,45 +69,48 @@ def _join(terms: Iterable[Where], *, every: bool) -> Where:
     return joined[0] if len(joined) == 1 else {operator: joined}
 
 
-def _equal(path: str, values: Sequence[Scalar]) -> Where:
+def _equal(path: str, values: Sequence[Scalar], shapes: Shapes) -> Where:
     if not values:
         return False
-    odd: Where = {ODD: {"$contains": path}}
+    odd: Where = {ODD: {"$contains": path}} if shapes.is_odd(path) else False
     if not is_plain_key(path):
         return odd
     alone = _by_type(values)
-    inside = [kind for value in values for kind in _in_array(value)]
+    inside = [kind for value in values for kind in _in_array(value)] if shapes.has_lists(path) else []
     arrays: list[Where] = [{path: {"$contains": value}} for value in inside]
     if len(arrays) > MAX_CLAUSES // 4:
         arrays = [{LISTS: {"$contains": path}}]
     return _join([*(_among(path, "$eq", "$in", group) for group in alone if group), *arrays, odd], every=False)
 
 
-def _unequal(path: str, values: Sequence[Scalar]) -> Where:
+def _unequal(path: str, values: Sequence[Scalar], shapes: Shapes) -> Where:
     if not is_plain_key(path):
         return True
     strings, booleans, numbers = _by_type(values)
     numbers = [value for value in numbers if abs(value) <= _EXACT and value == int(value)]  # type: ignore[arg-type]
-    inside = [kind for value in [*strings, *booleans, *numbers] for kind in _in_array(value)]
+    there = [*strings, *booleans, *numbers] if shapes.has_lists(path) else []
+    inside = [kind for value in there for kind in _in_array(value)]
     terms = [_among(path, "$ne", "$nin", group) for group in (strings, booleans, numbers) if group]
     if len(inside) <= MAX_CLAUSES // 4:
         terms += [{path: {"$not_contains": value}} for value in inside]
     if not terms:
         return True
-    return _join([_join(terms, every=True), *([{ODD: {"$contains": path}}] if numbers else [])], every=False)
+    odd: Where = {ODD: {"$contains": path}} if numbers and shapes.is_odd(path) else False
+    return _join([_join(terms, every=True), odd], every=False)
 
 
-def _ordered(path: str, op: Op, value: Scalar) -> Where:
+def _ordered(path: str, op: Op, value: Scalar, shapes: Shapes) -> Where:
     if isinstance(value, str | bool):
         return True
-    odd: Where = {ODD: {"$contains": path}}
+    odd: Where = {ODD: {"$contains": path}} if shapes.is_odd(path) else False
     if not is_plain_key(path):
         return odd
     if op in (Op.GT, Op.GTE):
         test = {"$gte": max(_INT_MIN, min(_INT_MAX, math.floor(value)))}
     else:
         test = {"$lte": max(_INT_MIN, min(_INT_MAX, math.ceil(value)))}
-    return _join([{path: test}, {LISTS: {"$contains": path}}, odd], every=False)
+    lists: Where = {LISTS: {"$contains": path}} if shapes.has_lists(path) else False
+    return _join([{path: test}, lists, odd], every=False)
 
 
 def _by_type(values: Sequence[Scalar]) -> tuple[list[Scalar], list[Scalar], list[Scalar]]:
