@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -55,6 +57,21 @@ def test_a_home_with_its_views_in_a_folder(tmp_path: Path) -> None:
     assert (tmp_path / "home" / "chroma" / "chroma.sqlite3").is_file()
     with opened(tmp_path / "home", "chroma:") as whimbrel:
         assert uris_of(whimbrel.search("notes on birds number 7")) == uris_of(whole)
+
+
+def test_other_processes_ask_the_owner_of_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WHIMBREL_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("WHIMBREL_STORE", "chroma:")
+    files(tmp_path / "notes", 5)
+    search = [sys.executable, "-m", "whimbrel", "search", "notes on birds", "--mode", "dense", "--json"]
+    with Whimbrel() as whimbrel:
+        whimbrel.ingest([tmp_path / "notes"])
+        assert whimbrel.own()
+        beside = subprocess.run(search, capture_output=True, text=True, timeout=120, check=False)
+    alone = subprocess.run(search, capture_output=True, text=True, timeout=120, check=False)
+    for asked in (beside, alone):
+        assert asked.returncode == 0, asked.stderr
+        assert asked.stdout.count('"chunk_id"') == 5
 
 
 def test_real_vectors_are_verified_within_the_rounding_of_chroma(tmp_path: Path) -> None:
