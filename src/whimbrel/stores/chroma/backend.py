@@ -26,7 +26,7 @@ HNSW: Mapping[str, Any] = {"space": "cosine", "ef_construction": 100, "max_neigh
 
 
 class UnknownId(Exception):
-    """An id that a query was to look among is not in the collection."""
+    """An id is not in the index: a query was to look among it, or it was deleted within the read."""
 
 
 @dataclass(frozen=True, slots=True)

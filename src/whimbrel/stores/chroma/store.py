@@ -24,7 +24,7 @@ from whimbrel.errors import (
 from whimbrel.filters import OPERATORS, Filter, matches
 from whimbrel.stores.base import DENSE, Metric, Reach, Records, Store, StoreInfo, Vectors
 from whimbrel.stores.batches import Batches
-from whimbrel.stores.chroma.backend import FORMAT_KEY, REBUILD, SPACE_KEY, Backend, Collection, Nearest, UnknownId
+from whimbrel.stores.chroma.backend import FORMAT_KEY, REBUILD, SPACE_KEY, Backend, Collection, Nearest, Rows, UnknownId
 from whimbrel.stores.chroma.embedded import EmbeddedBackend
 from whimbrel.stores.chroma.metadata import Shapes, decode, encode
 from whimbrel.stores.chroma.server import ServerBackend
@@ -183,7 +183,7 @@ class ChromaStore(Store):
                 task.cancel()
 
     async def ids(self) -> list[str]:
-        return [_from_chroma(id_) for id_ in (await self._backend.get(await self._open())).ids]
+        return [_from_chroma(id_) for id_ in (await self._get(await self._open())).ids]
 
     async def search(
         self, vector: npt.NDArray[np.float32], k: int, where: Filter | None = None, *, ids: Sequence[str] | None = None
@@ -193,7 +193,7 @@ class ChromaStore(Store):
             return Matches([], np.zeros(0, np.float32))
         among = None if ids is None else [_to_chroma(id_) for id_ in dict.fromkeys(ids)]
         collection = await self._open()
-        for attempt in range(5):
+        for attempt in range(20):
             try:
                 if where is None:
                     return await self._nearest(collection, vector, k, None, among)
@@ -251,21 +251,38 @@ class ChromaStore(Store):
         found: set[str],
     ) -> list[tuple[float, str]]:
         """Rows that pass and that Chroma's graph did not lead to: after many deletions, parts of it hang loose."""
-        every = await self._backend.get(collection, ids=among, where=condition)
+        every = await self._get(collection, ids=among, where=condition)
         hits: list[tuple[float, str]] = []
         for some in _pages([id_ for id_ in every.ids if id_ not in found], _PAGE_ROWS):
-            rows = await self._backend.get(collection, ids=some, include=["embeddings", "metadatas"])
+            rows = await self._get(collection, ids=some, include=["embeddings", "metadatas"])
             if rows.ids:
                 distances = (1.0 - measure(Metric.COSINE, rows.vectors, vector)).tolist()
                 hits += _passing(Nearest(rows.ids, distances, rows.metadata), where)
         return hits
 
+    async def _get(
+        self,
+        collection: Collection,
+        *,
+        ids: Sequence[str] | None = None,
+        where: Mapping[str, Any] | None = None,
+        include: Sequence[str] = (),
+    ) -> Rows:
+        """As the backend's. A row that is deleted between Chroma's look at its tables and at its index fails the whole
+        read there: it is asked again."""
+        for attempt in range(20):
+            try:
+                return await self._backend.get(collection, ids=ids, where=where, include=include)
+            except UnknownId:
+                await asyncio.sleep(0.02 * attempt)
+        raise StoreUnavailable(f"{self._where()}: rows are deleted faster than they are read.", "Try again.")
+
     async def _present(self, collection: Collection, ids: Sequence[str]) -> list[str]:
-        return (await self._backend.get(collection, ids=ids)).ids
+        return (await self._get(collection, ids=ids)).ids
 
     async def _fetch(self, collection: Collection, ids: Sequence[str]) -> Records:
         wanted = [_to_chroma(id_) for id_ in ids]
-        rows = await self._backend.get(collection, ids=wanted, include=["documents", "metadatas", "embeddings"])
+        rows = await self._get(collection, ids=wanted, include=["documents", "metadatas", "embeddings"])
         vectors = rows.vectors if rows.ids else np.zeros((0, self._space.dimensions), np.float32)
         texts = [text or "" for text in rows.texts]
         return Records(list(map(_from_chroma, rows.ids)), {DENSE: vectors}, texts, list(map(decode, rows.metadata)))
@@ -292,7 +309,7 @@ class ChromaStore(Store):
     ) -> None:
         """Keys that a row had before stay, and one that is new may have arrays of a collection that was dropped: Chroma
         leaves those behind, and gives its row numbers again (chroma-core/chroma issue 7594)."""
-        there = await self._backend.get(collection, ids=ids, include=["metadatas"])
+        there = await self._get(collection, ids=ids, include=["metadatas"])
         number = {id_: row for row, id_ in enumerate(ids)}
         stale: dict[int, dict[str, None]] = {}
         for id_, stored in zip(there.ids, there.metadata, strict=True):
@@ -311,8 +328,8 @@ class ChromaStore(Store):
 
     async def _drop_arrays(self, collection: Collection) -> None:
         """Delete the rows that have arrays: Chroma would leave these behind, for rows of other collections to find."""
-        for some in _pages((await self._backend.get(collection)).ids, _IDS_PER_CALL):
-            rows = await self._backend.get(collection, ids=some, include=["metadatas"])
+        for some in _pages((await self._get(collection)).ids, _IDS_PER_CALL):
+            rows = await self._get(collection, ids=some, include=["metadatas"])
             pairs = zip(rows.ids, rows.metadata, strict=True)
             having = [id_ for id_, one in pairs if any(isinstance(value, list) for value in (one or {}).values())]
             if having:
