@@ -154,7 +154,7 @@ class Pool:
             raise
         if not done:
             self._leave_behind(task)
-            raise StoreUnavailable(f"{what}: the server does not answer.", "Nothing was lost. Try again later.")
+            raise _no_answer(what)
         return task.result()
 
     async def close(self) -> None:
@@ -260,6 +260,20 @@ async def leave(pool: Pool) -> None:
     if not pool.users:
         _pools.get(asyncio.get_running_loop(), {}).pop((pool.address.conninfo, pool.reach), None)
         await pool.close()
+
+
+@asynccontextmanager
+async def bounded(seconds: float, what: str) -> AsyncIterator[None]:
+    """For what the server should have ended itself: raises `StoreUnavailable` where it does not answer at all."""
+    try:
+        async with asyncio.timeout(seconds):
+            yield
+    except TimeoutError:
+        raise _no_answer(what) from None
+
+
+def _no_answer(what: str) -> StoreUnavailable:
+    return StoreUnavailable(f"{what}: the server does not answer.", "Nothing was lost. Try again later.")
 
 
 def _has_news(socket: int) -> bool:

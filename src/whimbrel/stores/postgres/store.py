@@ -20,7 +20,7 @@ from whimbrel.stores.postgres import erase, index, table
 from whimbrel.stores.postgres.address import parse_address
 from whimbrel.stores.postgres.faults import postgres_errors
 from whimbrel.stores.postgres.nearest import nearest
-from whimbrel.stores.postgres.pool import Link, Pool, leave, pool_of
+from whimbrel.stores.postgres.pool import Link, Pool, bounded, leave, pool_of
 from whimbrel.stores.postgres.rows import COLUMNS, READ, copy_rows, pack_vector, records
 from whimbrel.stores.postgres.where import Condition, compile_filter
 from whimbrel.stores.records import checked_query, writable
@@ -45,7 +45,7 @@ class PostgresStore(Store):
         name: str,
         space: Space,
         *,
-        base: Path | None = None,
+        base: Path | None = None,  # of relative paths: there are none
         read_only: bool = False,
         reach: Reach | None = None,
     ) -> None:
@@ -195,7 +195,12 @@ class PostgresStore(Store):
         if not rows and not deletes and position is None:
             return
         upserts = writable(upserts, self._space.dimensions) if upserts is not None and rows else None
-        async with self._writing, self._opened("write") as link, link.connection.transaction():
+        async with (
+            self._writing,
+            bounded(WRITE_S + 30, self._cannot("write")),
+            self._opened("write") as link,
+            link.connection.transaction(),
+        ):
             await link.execute(f"SET LOCAL statement_timeout = '{WRITE_S}s'")
             if deletes:
                 query = f"DELETE FROM {self._table.name} WHERE id = ANY(%s::text[])"
