@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from whimbrel.domain import Metadata
-from whimbrel.filters.facts import facts
+from whimbrel.filters.facts import facts, key
 from whimbrel.stores.base import DENSE, Records, Vectors
 from whimbrel.stores.envelope import dumps, joined
 from whimbrel.stores.postgres.pool import VectorBytes
@@ -95,43 +95,56 @@ def _vector_type(dimensions: int) -> np.dtype[np.void]:
 class _MetadataCells:
     """The columns that derive from metadata, as bytes of COPY: `metadata`, `facts` and `envelope`.
 
-    All chunks of a document share its metadata: each object is encoded once. Values come again in others, and the fact
-    of each is written once too.
+    All chunks of a document share its metadata: each object is encoded once. One without lists and objects is written
+    by hand, both columns in one pass: 3 microseconds for five fields, where the encoder and `facts` take 25.
     """
 
     def __init__(self) -> None:
         self._known: dict[int, bytes] = {}
         self._alive: list[Metadata] = []  # so that no id of an object comes again
-        self._facts: dict[tuple[str, type, Any], str] = {}
+        self._numbers: dict[tuple[type, float], tuple[str, str] | None] = {}
 
     def of(self, metadata: Metadata) -> bytes:
         found = self._known.get(id(metadata))
         if found is None:
-            found = self._known[id(metadata)] = self._encode(metadata)
+            found = self._known[id(metadata)] = self._flat(metadata) or _nested(metadata)
             self._alive.append(metadata)
         return found
 
-    def _encode(self, metadata: Metadata) -> bytes:
-        if all(map(_is_plain, metadata.values())):
-            held = "{" + ",".join(filter(None, [self._fact(path, value) for path, value in metadata.items()])) + "}"
-            return _jsonb(_json(metadata)) + _jsonb(held) + _NULL
-        held = _json(facts(metadata))
-        lost = {key: value for key, value in metadata.items() if not _is_kept(value)}
-        sayable = {key: value for key, value in metadata.items() if _is_finite(value)}
-        return _jsonb(_json(sayable)) + _jsonb(held) + (_cell(dumps(lost).encode()) if lost else _NULL)
+    def _flat(self, metadata: Metadata) -> bytes | None:
+        """None where there is more than strings, booleans, and numbers that jsonb gives back as they are."""
+        plain, held = [], []
+        for path, value in metadata.items():
+            kind = type(value)
+            if kind is str:
+                written = _quoted(value)
+                fact = '"s' + written[1:]
+            elif kind is bool:
+                written, fact = ("true", '"b1"') if value else ("false", '"b0"')
+            else:
+                number = self._number(kind, value) if kind is int or kind is float else None
+                if number is None:
+                    return None
+                written, fact = number
+            name = _quoted(path)
+            plain.append(f"{name}:{written}")
+            held.append(f"{name}:[{fact}]")
+        return _jsonb("{" + ",".join(plain) + "}") + _jsonb("{" + ",".join(held) + "}") + _NULL
 
-    def _fact(self, path: str, value: Any) -> str:
-        """`"path":["key"]`; nothing for what no filter can name."""
-        named = (path, type(value), value)
-        found = self._facts.get(named)
-        if found is None:
-            found = self._facts[named] = _json(facts({path: value}))[1:-1]
-        return found
+    def _number(self, kind: type, value: float) -> tuple[str, str] | None:
+        try:
+            return self._numbers[kind, value]
+        except KeyError:
+            sayable = _is_kept(value) and -(2**63) <= value < 2**63
+            found = self._numbers[kind, value] = (repr(value), f'"{key(value)}"') if sayable else None
+            return found
 
 
-def _is_plain(value: Any) -> bool:
-    """A scalar that jsonb gives back as it is."""
-    return isinstance(value, str | int) or (isinstance(value, float) and _is_kept(value))
+def _nested(metadata: Metadata) -> bytes:
+    """Any metadata: what jsonb would change is in the envelope too, what it cannot hold is there alone."""
+    lost = {name: value for name, value in metadata.items() if not _is_kept(value)}
+    sayable = {name: value for name, value in metadata.items() if _is_finite(value)}
+    return _jsonb(_json(sayable)) + _jsonb(_json(facts(metadata))) + (_cell(dumps(lost).encode()) if lost else _NULL)
 
 
 def _is_kept(value: Any) -> bool:
@@ -153,6 +166,7 @@ def _is_finite(value: Any) -> bool:
     return not isinstance(value, list | tuple) or all(map(_is_finite, value))
 
 
+_quoted = json.encoder.encode_basestring
 _json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode
 
 
