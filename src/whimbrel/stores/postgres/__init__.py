@@ -1,0 +1,3 @@
+from whimbrel.stores.postgres.store import PostgresStore
+
+__all__ = ["PostgresStore"]
