@@ -11,7 +11,7 @@ from tests.memory_store import TABLES, MemoryStore
 
 from whimbrel import Whimbrel
 from whimbrel.domain import Mode
-from whimbrel.errors import BadFilter
+from whimbrel.errors import BadFilter, StoreUnavailable
 from whimbrel.stores.base import StoreInfo
 
 
@@ -84,3 +84,23 @@ def test_the_catalog_holds_no_password_and_wins_over_the_configuration(home: Pat
         assert collection["differs"] == ["store: configured 'lancedb:', the collection is in 'other://me@here/db'"]
         (store,) = (one for one in collection["views"] if one["kind"] == "store")
         assert store["uri"] == "other://me@here/db"
+
+
+def test_a_store_that_was_named_wrongly_at_first_is_left_when_the_setting_is_mended(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def away(self) -> bool:
+        raise StoreUnavailable("Nobody answers at here:1.", "Is it running?")
+
+    monkeypatch.setattr(MemoryStore, "exists", away)
+    note = home.parent / "0.md"
+    with Whimbrel(home, store="other://here:1/db") as whimbrel:
+        whimbrel.ingest([note], "second", wait="lexical")
+        found = whimbrel.search("birds", "second")
+        assert [hit.title for hit in found.hits] == ["Birds 0"]
+        assert any("store: no live view" in said for said in found.degraded)
+    with Whimbrel(home, store="lancedb:") as whimbrel:
+        whimbrel.ingest([note], "second", wait="all")
+        found = whimbrel.search("birds", "second", mode=Mode.DENSE)
+        assert [hit.title for hit in found.hits] == ["Birds 0"]
+        assert not found.degraded

@@ -10,7 +10,17 @@ from whimbrel.catalog import collections
 from whimbrel.catalog.collections import Collection, ViewRow
 from whimbrel.catalog.engine import now
 from whimbrel.domain import ViewKind, ViewState
-from whimbrel.errors import ConfigError, Fenced, ModelError, NotFound, UserError, ViewDamaged, WhimbrelError
+from whimbrel.errors import (
+    ConfigError,
+    Fenced,
+    MissingExtra,
+    ModelError,
+    NotFound,
+    UserError,
+    ViewDamaged,
+    ViewError,
+    WhimbrelError,
+)
 from whimbrel.owner.embedding import EmbeddingStage
 from whimbrel.owner.events import comes
 from whimbrel.owner.follower import Follower
@@ -190,7 +200,9 @@ class Views:
                 reason = said(error)
                 logger.warning("view %s stands still: %s", row.id, logged(error))
                 await self._forget(row.id, target)
-                if isinstance(error, ConfigError) and await self._named_wrongly(collection, row):
+                # Also a server that does not answer, or refuses: it may be the wrong one.
+                elsewhere = isinstance(error, ConfigError | MissingExtra | ViewError)
+                if elsewhere and await self._named_wrongly(collection, row):
                     await self.replace(collection, row, reason)
                     return
                 await self._note_error(row.id, reason)

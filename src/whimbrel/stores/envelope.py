@@ -67,7 +67,7 @@ def joined(plain: Mapping[str, Any], envelope: str | None) -> Metadata:
 
 
 def dumps(metadata: Metadata) -> str:
-    """Metadata as strict JSON in UTF-8, exactly: also NaN, infinities, -0.0, integers of any size."""
+    """Metadata as strict JSON, exactly, in valid UTF-8: also NaN, infinities, -0.0, integers of any size."""
     try:
         written = _json(metadata)
         if _FLOAT not in written and _DICT not in written:
