@@ -40,6 +40,8 @@ MAX_BATCH_ROWS = 5_461
 _POSITION = "whimbrel:position"
 _PAGE_ROWS = 2_000
 _IDS_PER_CALL = 5_000
+_DIGITS = 6
+"""Of a distance: as exact as the vectors that Chroma gives back."""
 _MAX_TIES = 4_096
 _ID_PREFIX = "whimbrel:id:"
 
@@ -235,8 +237,11 @@ class ChromaStore(Store):
             if exhausted or (len(hits) >= k and not tied):
                 break
             window *= 4
-        if exhausted:
-            hits += await self._overlooked(collection, vector, where, condition, among, set(found.ids))
+        overlooked = (
+            await self._overlooked(collection, vector, where, condition, among, set(found.ids)) if exhausted else []
+        )
+        if overlooked:  # measured here, and the others by Chroma: equal ones must not differ in the last bits
+            hits = [(round(distance, _DIGITS), id_) for distance, id_ in (*hits, *overlooked)]
         best = sorted((distance, _from_chroma(id_)) for distance, id_ in hits)[:k]
         cosines = 1.0 - np.array([distance for distance, _ in best])
         return Matches([id_ for _, id_ in best], scores(Metric.COSINE, cosines))
