@@ -171,7 +171,7 @@ def test_no_label_takes_what_callers_choose(served: Served) -> None:
     text = served.http.get("/metrics").text
     assert "made-up" not in text
     methods = set(re.findall(r'method="(\w+)"', text))
-    assert methods <= {"GET", "POST", "DELETE", "PATCH", "OTHER"}
+    assert methods <= {"GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OTHER"}
 
 
 async def test_many_collections_are_summed_up(tmp_path: Path) -> None:

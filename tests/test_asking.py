@@ -366,7 +366,7 @@ def test_a_model_that_rewrites_badly_is_not_followed(nonsense: str, home: Whimbr
     model.reply = lambda instructions, _input: nonsense if "Rewrite" in instructions else SAID
     first = home.ask("How far does the Arctic Tern fly?", model=model.spec, conversation_id="new")
     second = home.ask("How old is it?", model=model.spec, conversation_id=first.conversation_id)
-    assert second.question == "How old is Arctic Tern?"
+    assert second.question == "How old is the Arctic Tern?"
     home.delete_conversation(str(first.conversation_id))
 
 
@@ -376,7 +376,7 @@ def test_a_model_that_fails_while_rewriting_is_not_asked_again(home: Whimbrel, m
     asked = len(model.bodies)
     second = home.ask("How old is it?", model=model.spec, conversation_id=first.conversation_id)
     assert len(model.bodies) == asked + 1
-    assert (second.question, second.model) == ("How old is Arctic Tern?", "extractive")
+    assert (second.question, second.model) == ("How old is the Arctic Tern?", "extractive")
     (said,) = [one for one in second.degraded if one.startswith("model: ")]
     assert "503" in said
     home.delete_conversation(str(first.conversation_id))

@@ -20,7 +20,7 @@ import pytest
 
 from running import DEADLINE_S, Toy, chunks, files, found, head, paragraphs, until, uris, verified
 from test_extract import docx, pdf
-from whimbrel import errors, service
+from whimbrel import errors
 from whimbrel.app import Whimbrel
 from whimbrel.catalog import tables as t
 from whimbrel.domain import ViewKind
@@ -347,7 +347,7 @@ def test_a_full_disk_under_the_catalog(toy: Toy, tmp_path: Path) -> None:
 
 
 def test_a_full_disk_under_the_views(toy: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(service, "STALLED_S", 2.0)
+    monkeypatch.setattr("whimbrel.service.jobs.STALLED_S", 2.0)
     few, many = tmp_path / "few", tmp_path / "many"
     files(few, 5)
     many.mkdir()

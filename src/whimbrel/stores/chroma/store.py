@@ -41,7 +41,8 @@ _POSITION = "whimbrel:position"
 _PAGE_ROWS = 2_000
 _IDS_PER_CALL = 5_000
 _DIGITS = 6
-"""Of a distance: as exact as the vectors that Chroma gives back."""
+"""Of a distance, as exact as the vectors that Chroma gives back: rows that are not in its graph yet, and those that it
+does not lead to, are measured otherwise, and equal ones would differ in the last bits."""
 _MAX_TIES = 4_096
 _ID_PREFIX = "whimbrel:id:"
 
@@ -237,11 +238,8 @@ class ChromaStore(Store):
             if exhausted or (len(hits) >= k and not tied):
                 break
             window *= 4
-        overlooked = (
-            await self._overlooked(collection, vector, where, condition, among, set(found.ids)) if exhausted else []
-        )
-        if overlooked:  # measured here, and the others by Chroma: equal ones must not differ in the last bits
-            hits = [(round(distance, _DIGITS), id_) for distance, id_ in (*hits, *overlooked)]
+        if exhausted:
+            hits += await self._overlooked(collection, vector, where, condition, among, set(found.ids))
         best = sorted((distance, _from_chroma(id_)) for distance, id_ in hits)[:k]
         cosines = 1.0 - np.array([distance for distance, _ in best])
         return Matches([id_ for _, id_ in best], scores(Metric.COSINE, cosines))
@@ -407,7 +405,7 @@ def open_backend(uri: str, base: Path, reach: Reach) -> Backend:
 
 
 def _passing(found: Nearest, where: Filter | None) -> list[tuple[float, str]]:
-    hits = list(zip(found.distances, found.ids, strict=True))
+    hits = list(zip((round(distance, _DIGITS) for distance in found.distances), found.ids, strict=True))
     if where is None:
         return hits
     return [hit for hit, one in zip(hits, found.metadata, strict=True) if matches(where, decode(one))]
