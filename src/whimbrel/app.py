@@ -41,7 +41,7 @@ from whimbrel.models.embedders.resolve import resolve_embedder
 from whimbrel.owner import lock
 from whimbrel.owner.erase import Eraser
 from whimbrel.owner.languages import first_language
-from whimbrel.owner.lending import borrowed
+from whimbrel.owner.lending import borrowed, store_of
 from whimbrel.owner.owner import Owner
 from whimbrel.owner.parts import Parts
 from whimbrel.owner.runner import JobContext, run
@@ -50,8 +50,8 @@ from whimbrel.owner.tasks import delete_collection, drop_view, rebuild_view, ver
 from whimbrel.search.engine import Limits, SearchEngine, SearchRequest
 from whimbrel.search.readers import Readers
 from whimbrel.service import Service
-from whimbrel.stores.base import Reach, Store
-from whimbrel.stores.resolve import open_store, parse_uri
+from whimbrel.stores.base import Store
+from whimbrel.stores.resolve import parse_uri
 
 T = TypeVar("T")
 
@@ -337,18 +337,7 @@ class Whimbrel(Service):
         return StoreTarget(self._store(row, read_only=False))
 
     def _store(self, row: ViewRow, *, read_only: bool = True) -> Store:
-        assert row.view.space_id is not None
-        with self.catalog.read() as connection:
-            space, _ = vectors.read_space(connection, row.view.space_id)
-        store = open_store(
-            row.view.uri,
-            row.view.name,
-            space,
-            base=self.home.path,
-            read_only=read_only,
-            reach=Reach(*self.settings.stores.reach),
-            configured=self.settings.configured_stores(),
-        )
+        store = store_of(row, self.catalog, self.settings, self.home, read_only=read_only)
         return borrowed(store, row.id, self.home, self.catalog, is_owner=self._owns) if read_only else store
 
     def _owns(self) -> bool:

@@ -21,9 +21,7 @@ from whimbrel.lexicon.integrity import damaged_files
 from whimbrel.lexicon.language import language_of
 from whimbrel.lexicon.tantivy import TantivyLexicon
 from whimbrel.models.embedders.resolve import resolve_embedder
-from whimbrel.owner.lending import borrowed
-from whimbrel.stores.base import Reach
-from whimbrel.stores.resolve import open_store
+from whimbrel.owner.lending import borrowed, store_of
 
 MOVING_S = 1.5
 """How long a view that lags is watched for whether it moves."""
@@ -107,18 +105,7 @@ async def _wrong(opened: Opened, collection: Collection, row: ViewRow) -> str:
 
 
 async def _store(opened: Opened, _collection: Collection, row: ViewRow) -> _Held | None:
-    assert row.view.space_id is not None
-    with opened.catalog.read() as connection:
-        space, _ = vectors.read_space(connection, row.view.space_id)
-    store = open_store(
-        row.view.uri,
-        row.view.name,
-        space,
-        base=opened.home.path,
-        read_only=True,
-        reach=Reach(*opened.settings.stores.reach),
-        configured=opened.settings.configured_stores(),
-    )
+    store = store_of(row, opened.catalog, opened.settings, opened.home, read_only=True)
     store = borrowed(store, row.id, opened.home, opened.catalog)
     try:
         if not await store.exists():

@@ -24,14 +24,18 @@ import numpy as np
 import numpy.typing as npt
 
 from whimbrel import errors
+from whimbrel.catalog import vectors
+from whimbrel.catalog.collections import ViewRow
 from whimbrel.catalog.engine import Catalog
+from whimbrel.config import Settings
 from whimbrel.domain import Matches, Position
-from whimbrel.errors import AlreadyOwned, Forbidden, StoreUnavailable, WhimbrelError
+from whimbrel.errors import AlreadyOwned, Forbidden, StoreUnavailable, WhimbrelError, place
 from whimbrel.filters import Filter, parse, to_json
 from whimbrel.home import Home
 from whimbrel.owner.lock import lease_of
-from whimbrel.stores.base import DENSE, Records, Store, StoreInfo
+from whimbrel.stores.base import DENSE, Reach, Records, Store, StoreInfo
 from whimbrel.stores.envelope import dumps, loads
+from whimbrel.stores.resolve import open_store
 
 T = TypeVar("T")
 
@@ -81,8 +85,8 @@ class Lender:
                 answer = {"found": await self._found(**question)}
             except WhimbrelError as error:
                 answer = error.as_dict()
-            except Exception as defect:
-                logger.exception("a search for another process failed")
+            except Exception as defect:  # ours, or a library's: its message may quote a text
+                logger.error("a search for another process failed: %s", place(defect))
                 answer = StoreUnavailable(f"{type(defect).__name__} in the owner; its log has the details.").as_dict()
             writer.write(json.dumps(answer).encode() + b"\n")
             await writer.drain()
@@ -279,6 +283,22 @@ async def _asked(path: Path, question: dict[str, Any]) -> dict[str, Any] | None:
         kind = getattr(errors, str(answer["error"]), StoreUnavailable)
         raise kind(str(answer.get("message", "")), str(answer.get("hint", "")))
     return answer if "found" in answer else None
+
+
+def store_of(row: ViewRow, catalog: Catalog, settings: Settings, home: Home, *, read_only: bool) -> Store:
+    """The store of a view, as the configuration reaches it. Opens nothing yet."""
+    assert row.view.space_id is not None
+    with catalog.read() as connection:
+        space, _ = vectors.read_space(connection, row.view.space_id)
+    return open_store(
+        row.view.uri,
+        row.view.name,
+        space,
+        base=home.path,
+        read_only=read_only,
+        reach=Reach(*settings.stores.reach),
+        configured=settings.configured_stores(),
+    )
 
 
 def borrowed(
