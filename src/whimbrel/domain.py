@@ -41,6 +41,31 @@ class ViewState(StrEnum):
     RETIRED = "retired"
 
 
+class MoveState(StrEnum):
+    """Each is reached by a durable step; pausing is a flag beside it."""
+
+    PLANNED = "planned"
+    COPYING = "copying"
+    """A new chunking is cut first, then the snapshot is copied into the target."""
+    CATCHING_UP = "catching_up"
+    VERIFYING = "verifying"
+    READY = "ready"
+    """Every row was verified at one position; the target is fed."""
+    PREPARED = "prepared"
+    """Every process that searches has the target open."""
+    SWITCHED = "switched"
+    """Searches read the target; the old view is fed still."""
+    FINALISED = "finalised"
+    ROLLED_BACK = "rolled_back"
+    ABORTED = "aborted"
+    FAILED = "failed"
+    """It needs a person: verifying found differences, or the target refuses. Nothing was switched."""
+
+    @property
+    def ended(self) -> bool:
+        return self in (MoveState.FINALISED, MoveState.ABORTED)
+
+
 class JobState(StrEnum):
     QUEUED = "queued"
     RUNNING = "running"

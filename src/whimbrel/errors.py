@@ -9,7 +9,7 @@ from __future__ import annotations
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Self
 
 
 class WhimbrelError(Exception):
@@ -86,6 +86,10 @@ class ViewNotFound(NotFound):
     pass
 
 
+class MoveNotFound(NotFound):
+    """There is no move of this id, or none of this collection."""
+
+
 class ConversationNotFound(NotFound):
     pass
 
@@ -112,6 +116,19 @@ class TooLarge(UserError):
     """Over a configured limit; nothing of it was written."""
 
     status = 413
+
+
+class RowRefused(TooLarge):
+    """One row that a database does not take; the others of its batch are not lost by it."""
+
+    row = ""
+    """Its id."""
+
+    @classmethod
+    def of(cls, row: str, message: str, hint: str = "") -> Self:
+        error = cls(message, hint)
+        error.row = row
+        return error
 
 
 class MissingExtra(UserError):

@@ -26,7 +26,7 @@ from whimbrel.catalog.migrate import REVISIONS, upgrade
 from whimbrel.domain import JobState
 from whimbrel.errors import BackupError, Conflict
 
-LEFT_OUT = frozenset({"leases", "views", "changes", "commits", "alembic_version"})
+LEFT_OUT = frozenset({"leases", "views", "changes", "commits", "moves", "rejects", "processes", "alembic_version"})
 
 
 @dataclass(frozen=True, slots=True)

@@ -163,7 +163,9 @@ def remove_some(connection: Connection, collection_id: int, limit: int = 2_000) 
         connection.execute(delete(t.documents).where(among(t.documents.c.id, batch)))
     if not keys:
         conversations.remove_of(connection, collection_id)
-        for table in (t.changes, t.commits, t.views):
+        views = select(t.views.c.id).where(t.views.c.collection_id == collection_id)
+        connection.execute(delete(t.rejects).where(t.rejects.c.view_id.in_(views)))
+        for table in (t.moves, t.changes, t.commits, t.views):
             connection.execute(delete(table).where(table.c.collection_id == collection_id))
         connection.execute(delete(t.collections).where(t.collections.c.id == collection_id))
     return len(keys)
@@ -290,6 +292,7 @@ def set_view(connection: Connection, key: int, **values: Any) -> None:
 
 def forget_view(connection: Connection, key: int) -> None:
     """Remove a view's row; its data has been dropped before."""
+    connection.execute(delete(t.rejects).where(t.rejects.c.view_id == key))
     connection.execute(delete(t.views).where(t.views.c.id == key))
 
 

@@ -42,6 +42,17 @@ class ChunkRows:
     def __len__(self) -> int:
         return len(self.ids)
 
+    def without(self, chunk_id: str) -> ChunkRows:
+        """These rows but one."""
+        keep = [row for row, known in enumerate(self.ids) if known != chunk_id]
+        return ChunkRows(
+            [self.ids[row] for row in keep],
+            [self.texts[row] for row in keep],
+            [self.titles[row] for row in keep],
+            [self.metadata[row] for row in keep],
+            None if self.vectors is None else self.vectors[keep],
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Entry:

@@ -223,6 +223,57 @@ views = Table(
 """`build_after`..`build_upto`: the chunk keys that a building view has still to copy from its snapshot. `replaces`: the
 view that this one is to take the place of. `suspect`: why a process that read it thinks it damaged."""
 
+moves = Table(
+    "moves",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("collection_id", Key, ForeignKey("collections.id"), nullable=False),
+    Column("state", Text, nullable=False),
+    Column("paused", Boolean, nullable=False),
+    Column("accepted", Boolean, nullable=False),
+    Column("request", Json, nullable=False),
+    Column("source_store", Key),
+    Column("source_lexicon", Key),
+    Column("target_store", Key),
+    Column("target_lexicon", Key),
+    Column("recut_after", BigInteger, nullable=False),
+    Column("recut_upto", BigInteger, nullable=False),
+    Column("position", BigInteger, nullable=False),
+    Column("plan", Json, nullable=False),
+    Column("checks", Json, nullable=False),
+    Column("samples", Json, nullable=False),
+    Column("history", Json, nullable=False),
+    Column("error", Text, nullable=False),
+    Column("hint", Text, nullable=False),
+    Column("created_at", Double, nullable=False),
+    Column("updated_at", Double, nullable=False),
+    Index("ix_moves_collection_id", "collection_id"),
+)
+"""`target_lexicon` is set where the chunking changes. `recut_after`..`recut_upto`: the document keys that have still to
+be cut for it. `position`: where the log stood when every row was verified. `samples`: how far it was, over time."""
+
+rejects = Table(
+    "rejects",
+    metadata,
+    Column("view_id", Key, nullable=False),
+    Column("public_id", LargeBinary(16), nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("at", Double, nullable=False),
+    PrimaryKeyConstraint("view_id", "public_id"),
+)
+"""Chunks that a view's database refuses to hold, and why."""
+
+processes = Table(
+    "processes",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("info", Json, nullable=False),
+    Column("prepared", Json, nullable=False),
+    Column("error", Text, nullable=False),
+    Column("seen_at", Double, nullable=False),
+)
+"""The processes that search, while a move is under way. `prepared`: the views that each has open and warm."""
+
 jobs = Table(
     "jobs",
     metadata,

@@ -15,7 +15,7 @@ from typing import Any
 
 from sqlalchemy import Connection, delete, select
 
-from whimbrel.catalog import collections, conversations, documents, jobs, log, vectors
+from whimbrel.catalog import collections, conversations, documents, jobs, log, moves, vectors
 from whimbrel.catalog import tables as t
 from whimbrel.catalog.collections import Collection
 from whimbrel.catalog.engine import now
@@ -129,12 +129,14 @@ class Eraser:
     async def _erase_views(self, context: JobContext, owner: Owner, collection_id: int) -> None:
         with context.catalog.read() as connection:
             views = collections.views(connection, collection_id)
+            kept = moves.kept(connection)
         for row in views:
             if row.view.state is ViewState.RETIRED:
+                by_hand = f" (a finished move kept its data: `whimbrel view drop {row.id}`)" if row.id in kept else ""
                 raise PutAway(
                     now() + 15.0,
                     context.cursor,
-                    waiting_for=f"view {row.id}, which has been replaced, to be dropped",
+                    waiting_for=f"view {row.id}, which has been replaced, to be dropped{by_hand}",
                     completes_at="unknown",
                 )
             follower = await self._follower(owner, row.id)

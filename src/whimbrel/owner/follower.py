@@ -8,19 +8,23 @@ it, which takes its place.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+import logging
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from sqlalchemy import Connection
 
-from whimbrel.catalog import collections, log, rows, vectors
+from whimbrel.catalog import collections, log, moves, rows, vectors
 from whimbrel.catalog.collections import Collection, ViewRow
 from whimbrel.catalog.engine import Catalog
 from whimbrel.domain import Position, ViewKind, ViewState
-from whimbrel.errors import ViewDamaged
+from whimbrel.errors import RowRefused, ViewDamaged
 from whimbrel.owner.embedding import EmbeddingStage
 from whimbrel.owner.targets import Target
+
+logger = logging.getLogger("whimbrel.owner")
 
 WINDOW = 4_000
 """Changes that are applied in one go, at least; a batch ends where a commit ends."""
@@ -71,8 +75,14 @@ class Follower:
         self.error = row.view.error
         self.turn = asyncio.Lock()
         """Held while the view's data is written, compacted, or compared."""
+        self.rows_per_s = 0.0
+        """What copying is held to; 0 for as fast as it goes."""
         self._fence = fence
         self._on_position = on_position
+        self._copied = 0
+        self._due = 0.0
+        self._rejected: set[str] | None = None
+        """Ids that the database refuses to hold; None before they were read."""
         self._fresh = False
         self._trust_new_after = 0
         self._held: Position | None = None
@@ -122,6 +132,14 @@ class Follower:
             if self.building:
                 await self._end_building()
             return await self._apply_some()
+
+    async def pace(self) -> None:
+        """Wait as long as `rows_per_s` says after what was copied last."""
+        copied, self._copied = self._copied, 0
+        if self.rows_per_s > 0 and copied:
+            at = time.monotonic()
+            self._due = max(self._due, at) + copied / self.rows_per_s
+            await asyncio.sleep(self._due - at)
 
     @asynccontextmanager
     async def standing_still(self) -> AsyncIterator[tuple[Connection, set[str]] | None]:
@@ -175,8 +193,9 @@ class Follower:
             await self.stage.fill(chunk_keys)
         reached = chunk_keys[-1] if chunk_keys else self.upto
         found = await self._rows(chunk_keys, self._fresh)
-        await self.target.apply(found, (), None, new=self._fresh)
+        await self._write(found, (), None, new=self._fresh)
         self.after = reached
+        self._copied += len(found)
         await asyncio.to_thread(self._save, build_after=reached, error="")
 
     def _next_keys(self) -> list[int]:
@@ -187,7 +206,7 @@ class Follower:
                 self.row.view.chunking_id,
                 after=self.after,
                 upto=self.upto,
-                limit=PIECE,
+                limit=max(1, min(PIECE, int(self.rows_per_s))) if self.rows_per_s > 0 else PIECE,
             )
 
     async def _end_building(self) -> None:
@@ -225,7 +244,7 @@ class Follower:
                 piece = keys[start : start + PIECE]
                 last = start + PIECE >= len(keys)
                 loaded = await self._rows(piece, new)
-                await self.target.apply(loaded, deletes if start == 0 else (), held if last else None, new=new)
+                await self._write(loaded, deletes if start == 0 else (), held if last else None, new=new)
         except BaseException:
             self._trust_new_after = held.position  # part of this batch may be in the view now
             raise
@@ -265,6 +284,42 @@ class Follower:
             found, waiting, _ = rows.load_chunks(connection, keys, self.row.view.space_id, new=new)
         return found, waiting
 
+    async def _write(
+        self, found: rows.ChunkRows, deletes: Sequence[str], position: Position | None, *, new: bool
+    ) -> None:
+        """Write rows and deletions. A row that the database refuses is noted, and blocks nothing."""
+        if self._rejected is None:
+            self._rejected = await asyncio.to_thread(self._known_rejects)
+        mended = self._rejected.intersection([*found.ids, *deletes]) if self._rejected else set()
+        while True:
+            try:
+                await self.target.apply(found, deletes, position, new=new)
+                break
+            except RowRefused as refused:
+                if refused.row not in found.ids:
+                    raise
+                logger.warning("view %s: its database refuses the row %s", self.row.id, refused.row)
+                mended.discard(refused.row)
+                await asyncio.to_thread(self._reject, refused)
+                self._rejected.add(refused.row)
+                found = found.without(refused.row)
+                new = False  # rows before it have been written
+        if mended:
+            await asyncio.to_thread(self._forget_rejects, mended)
+            self._rejected -= mended
+
+    def _known_rejects(self) -> set[str]:
+        with self.catalog.read() as connection:
+            return {one.chunk_id for one in moves.rejects(connection, self.row)}
+
+    def _reject(self, refused: RowRefused) -> None:
+        with self.catalog.write(fence=self._fence) as connection:
+            moves.reject(connection, self.row.id, refused.row, refused.message)
+
+    def _forget_rejects(self, ids: set[str]) -> None:
+        with self.catalog.write(fence=self._fence) as connection:
+            moves.forget_rejects(connection, self.row.id, sorted(ids))
+
     def _begin_anew(self) -> ViewRow:
         with self.catalog.write(fence=self._fence) as connection:
             return collections.begin_anew(connection, self.collection_id, self.row.id)
@@ -290,6 +345,7 @@ class Follower:
             expected = rows.count_chunks(connection, self.collection_id, self.row.view.chunking_id)
             if self.row.view.kind is ViewKind.STORE and self.row.view.space_id is not None:
                 expected -= vectors.refusals(connection, self.row.view.space_id, self.collection_id)
+            expected -= len(moves.rejects(connection, self.row))
             return expected, head
 
     async def progress(self) -> Progress:

@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 
-from whimbrel.catalog import collections, jobs, log
+from whimbrel.catalog import collections, jobs, log, moves
 from whimbrel.catalog.engine import now
 from whimbrel.domain import ViewState
 from whimbrel.errors import CollectionNotFound, Fenced, WhimbrelError
@@ -146,6 +146,7 @@ class Owner:
             for job in (*jobs.reclaim(connection), *jobs.revive(connection)):
                 logger.info("job %s (%s) goes on from where its last owner stopped", job.id, job.kind)
             going = {job.args.get("view") for job in jobs.listing(connection, active=True, limit=ALL_JOBS)}
+            going |= moves.kept(connection)
             for row in collections.views(connection):
                 if row.view.state is ViewState.RETIRED and row.id not in going:  # nobody would drop it any more
                     drop_later(connection, row)
@@ -189,7 +190,7 @@ class Owner:
     def _cut(self) -> None:
         """Cut each log below its slowest leased view. Views of this home are leased by being followed."""
         with self.catalog.write(fence=self.fence) as connection:
-            for key in self.views.followers:
+            for key in {*self.views.followers, *self.views.held}:
                 collections.set_view(connection, key, lease_until=now() + 3600)
             jobs.forget(connection, now() - JOBS_KEPT_S)
             jobs.release_stale(connection, host_name(), now() - ABANDONED_S)

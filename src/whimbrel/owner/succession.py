@@ -6,7 +6,7 @@ from contextlib import suppress
 
 from sqlalchemy import Connection
 
-from whimbrel.catalog import collections, jobs, log
+from whimbrel.catalog import collections, jobs, log, moves
 from whimbrel.catalog.collections import Collection, ViewRow
 from whimbrel.catalog.engine import Catalog
 from whimbrel.domain import ViewKind, ViewState
@@ -59,7 +59,7 @@ def build_beside(
         if any(other.view.state is ViewState.BUILDING and other.replaces == replaces for other in same):
             return None
         same_uri, space, chunking = where
-        return collections.add_view(
+        made = collections.add_view(
             connection,
             collection,
             row.view.kind,
@@ -68,24 +68,38 @@ def build_beside(
             chunking_id=chunking,
             replaces=replaces,
         )
+        if row.view.state is ViewState.BUILDING:
+            moves.view_replaced(connection, key, made.id)
+        return made
     return None
 
 
 def promote(
     catalog: Catalog, fence: int, collection: Collection, made: ViewRow, position: int
 ) -> tuple[ViewRow, int | None] | None:
-    """Make a view that stands at `position` the live one, if it was built to and that is the end of the log. Returns it
-    as it is now, and the one before; None where it has still to wait."""
+    """Make a view that stands at `position` what it was built to be. Returns it as it is now, and the one whose place
+    it took; None where it has still to wait.
+
+    A collection's first view, and what replaces the live one, goes live, at the end of the log. The target of a move
+    stands by: its move decides. What replaces a view that stands by, stands by.
+    """
     with suppress(CollectionNotFound), catalog.write(fence=fence) as connection:
         log.lock(connection, collection.id)
         found = collections.by_id(connection, collection.id)
-        if found is None or found.head != position:
+        if found is None:
             return None
         live = found.store_view_id if made.view.kind is ViewKind.STORE else found.lexicon_view_id
-        if live is not None and live != made.replaces:
+        aside = made.replaces is not None and made.replaces != live
+        before: int | None
+        if aside or moves.of_target(connection, made.id) is not None:
+            before = made.replaces
+            collections.set_view(connection, made.id, state=ViewState.STANDBY, replaces=None)
+        elif found.head != position or (live is not None and live != made.replaces):
             return None
-        before = collections.switch(connection, found.id, made)
+        else:
+            before = collections.switch(connection, found.id, made)
         if before is not None:
+            moves.view_replaced(connection, before, made.id)
             collections.set_view(connection, before, state=ViewState.RETIRED)
             drop_later(connection, collections.view(connection, before))
         return collections.view(connection, made.id), before

@@ -6,9 +6,10 @@ import asyncio
 import logging
 from collections.abc import Callable, Mapping
 
-from whimbrel.catalog import collections
+from whimbrel.catalog import collections, moves
 from whimbrel.catalog.collections import Collection, ViewRow
 from whimbrel.catalog.engine import now
+from whimbrel.catalog.moves import Move
 from whimbrel.domain import ViewKind, ViewState
 from whimbrel.errors import (
     ConfigError,
@@ -66,8 +67,15 @@ class Views:
         """Views that are let go, and are being closed."""
         self._settled: set[int] = set()
         """Views that have been tidied up since they were last written to."""
+        self._moving: dict[int, Move] = {}
+        """Moves under way, by the views that they make."""
         self._rebuilds: dict[tuple[int, ViewKind], list[float]] = {}
         self._lender = Lender(parts.socket, self._store_of)
+
+    @property
+    def held(self) -> list[int]:
+        """Views that their move does not want to be written to now."""
+        return [key for key, move in self._moving.items() if move.held]
 
     @property
     def tasks(self) -> list[asyncio.Task[None]]:
@@ -90,12 +98,15 @@ class Views:
 
     async def _look(self) -> None:
         rows = await asyncio.to_thread(self.read)
+        self._moving = await asyncio.to_thread(self._read_moves)
         heads = {collection.id: collection.head for collection, _ in rows}
         wanted: dict[int, tuple[Collection, ViewRow]] = {}
         for collection, views in rows:
             await self._ensure_views(collection, views)
             await self._mind_language(collection, views)
             for row in collections.fed(views):
+                if row.id in self._moving and self._moving[row.id].held:
+                    continue
                 wanted[row.id] = (collection, row)
                 if row.suspect and row.id not in self._replacing:
                     await self.replace(collection, row, row.suspect)
@@ -109,6 +120,8 @@ class Views:
             task = self._tasks.get(key)
             if (task is None or task.done()) and key not in self._replacing | self._given_up:
                 self._tasks[key] = asyncio.create_task(self._follow(collection, row), name=f"view-{key}")
+        for key, follower in self.followers.items():
+            follower.rows_per_s = self._moving[key].request.rate if key in self._moving else 0.0
         self._heads = heads
         self._nudge(heads)
 
@@ -127,6 +140,10 @@ class Views:
                 (collection, [row for row in every if row.view.collection_id == collection.id])
                 for collection in collections.every(connection)
             ]
+
+    def _read_moves(self) -> dict[int, Move]:
+        with self._catalog.read() as connection:
+            return {key: move for move in moves.listing(connection, under_way=True) for key in move.targets}
 
     async def _ensure_views(self, collection: Collection, views: list[ViewRow]) -> None:
         """Each collection has a live store view and lexicon, or one being built."""
@@ -181,6 +198,7 @@ class Views:
                     fence=self._fence,
                     on_position=lambda: self._pass_on(collection.id),
                 )
+                follower.rows_per_s = self._moving[row.id].request.rate if row.id in self._moving else 0.0
                 await follower.open()
                 self.followers[row.id] = follower
                 if isinstance(target, StoreTarget) and target.store.describe().single_process:
@@ -220,6 +238,7 @@ class Views:
         while True:
             event.clear()
             if await follower.step():
+                await follower.pace()
                 at_rest = False
                 self._settled.discard(follower.row.id)
                 since_maintained += 1
@@ -228,7 +247,9 @@ class Views:
                     since_maintained = 0
                 continue
             if follower.row.view.state is ViewState.BUILDING:
-                await follower.check_count()  # its data may be what this machine had built when it was the owner before
+                if follower.row.id not in self._moving:  # a move compares every row
+                    # Its data may be what this machine had built when it was the owner before.
+                    await follower.check_count()
                 await self._promote(collection, follower)
             if since_maintained:
                 await follower.maintain()
@@ -270,7 +291,7 @@ class Views:
     async def _today(self, collection: Collection, row: ViewRow) -> Where | None:
         """Where a collection's first view goes today: one that was never live may have been named wrongly, and goes
         there when it is built anew. None for a view that goes where it is."""
-        if row.view.state is not ViewState.BUILDING or row.replaces is not None:
+        if row.view.state is not ViewState.BUILDING or row.replaces is not None or row.id in self._moving:
             return None
         try:
             return await asyncio.to_thread(self._parts.default_view, collection, row.view.kind)

@@ -6,7 +6,7 @@ import json
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 
-from whimbrel.errors import TooLarge
+from whimbrel.errors import RowRefused
 from whimbrel.stores.records import DENSE, Records
 
 MAX_BYTES = 16 << 20
@@ -57,7 +57,7 @@ class Batches:
     async def write(self, records: Records, write: Callable[[Records], Awaitable[None]]) -> None:
         """Every batch by `write`, in order; one that raises `Refused` in halves, down to a single row.
 
-        Raises `TooLarge` for a row that is refused alone; the rows before it have been written. A write is an upsert:
+        Raises `RowRefused` for a row that is refused alone; the rows before it have been written. A write is an upsert:
         what was written of a batch before it was refused is written again.
         """
         for batch in self.cut(records):
@@ -69,7 +69,8 @@ class Batches:
             return
         except Refused as refused:
             if len(batch) == 1:
-                raise TooLarge(
+                raise RowRefused.of(
+                    batch.ids[0],
                     f"The database refuses the row {batch.ids[0]!r} as too large: {refused}. Rows before it are there.",
                     "Raise the database's limit on requests, or cut the documents into smaller chunks.",
                 ) from None
