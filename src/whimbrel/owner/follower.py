@@ -79,6 +79,8 @@ class Follower:
         """What copying is held to; 0 for as fast as it goes."""
         self._fence = fence
         self._on_position = on_position
+        self.written = 0
+        """Rows written since it was opened."""
         self._copied = 0
         self._due = 0.0
         self._rejected: set[str] | None = None
@@ -304,6 +306,7 @@ class Follower:
                 self._rejected.add(refused.row)
                 found = found.without(refused.row)
                 new = False  # rows before it have been written
+        self.written += len(found)
         if mended:
             await asyncio.to_thread(self._forget_rejects, mended)
             self._rejected -= mended

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from sqlalchemy import Connection
 
-from whimbrel.catalog import collections, rows, vectors
+from whimbrel.catalog import collections, moves, vectors
 from whimbrel.catalog.collections import ViewRow
 from whimbrel.catalog.engine import now
 from whimbrel.config import mask_url
-from whimbrel.domain import ViewKind, ViewState
+from whimbrel.domain import ViewState
 from whimbrel.errors import ConfigError, Conflict, NotFound, ViewDamaged
+from whimbrel.owner.compare import Comparison, compare
 from whimbrel.owner.follower import Follower
 from whimbrel.owner.owner import Owner
 from whimbrel.owner.runner import ComeBack, JobContext, PutAway, Refused
@@ -27,8 +28,6 @@ LOOKS = 20
 COME_BACK_S = 0.5
 DROP_GRACE_S = 60.0
 """How long the data of a replaced view stays, for searches that have it open."""
-LISTED = 20
-"""Differences that a report names one by one."""
 
 
 def _owner(context: JobContext) -> Owner:
@@ -46,12 +45,13 @@ async def verify_view(context: JobContext) -> Mapping[str, Any]:
     key = int(context.job.args["view"])
     deadline = float(context.cursor.get("deadline", now() + PATIENCE_S))
     for _ in range(LOOKS):
-        follower = await _follower(owner, key)
+        follower = await follower_of(owner, key)
         try:
             async with follower.standing_still() as still:
-                report = await _compare(context, follower, *still) if still is not None else None
+                report = (await _compared(context, follower, *still)).report() if still is not None else None
         except ViewDamaged as damaged:
-            report = {**_report(follower, 0, equal=False), "damage": damaged.message}
+            found = Comparison(key, follower.row.view.kind, follower.position, damage=damaged.message)
+            report = found.report()
         if report is not None and not report["equal"]:
             await asyncio.to_thread(_suspect, context, key, report.get("damage", "verifying found that it differs"))
             owner.wake()
@@ -67,12 +67,18 @@ async def verify_view(context: JobContext) -> Mapping[str, Any]:
     )
 
 
+async def _compared(context: JobContext, follower: Follower, connection: Connection, changing: set[str]) -> Comparison:
+    rejected = await asyncio.to_thread(moves.rejects, connection, follower.row)
+    besides = changing | {one.chunk_id for one in rejected}
+    return await compare(follower, connection, besides, context.checkpoint)
+
+
 def _suspect(context: JobContext, key: int, reason: str) -> None:
     with context.catalog.write(fence=context.fence) as connection:
         collections.set_view(connection, key, suspect=reason)
 
 
-async def _follower(owner: Owner, key: int) -> Follower:
+async def follower_of(owner: Owner, key: int) -> Follower:
     for _ in range(300):
         follower = owner.views.followers.get(key)
         if follower is not None:
@@ -86,85 +92,6 @@ async def _follower(owner: Owner, key: int) -> Follower:
         f"View {key} cannot be opened: {row.view.error or 'its database does not answer'}.",
         "The catalog holds everything: `whimbrel view rebuild` makes it anew.",
     )
-
-
-async def _compare(
-    context: JobContext, follower: Follower, connection: Connection, changing: set[str]
-) -> dict[str, Any]:
-    """`connection`: the catalog in one snapshot throughout; `changing`: what the view has not heard of yet."""
-    row, target = follower.row, follower.target
-    await target.check()  # what a scan does not read, too
-    expected = await asyncio.to_thread(_expected, connection, row) - changing
-    seen: set[str] = set()
-    differs: list[str] = []
-    extra: list[str] = []
-    doubled = 0
-    async for ids, digests in target.scan():
-        known = await asyncio.to_thread(_digests, connection, follower, ids)
-        for chunk_id, digest in zip(ids, digests, strict=True):
-            if chunk_id in seen:
-                doubled += 1
-            elif chunk_id in changing:
-                continue
-            elif chunk_id not in known:
-                extra.append(chunk_id)
-            elif not target.agree(known[chunk_id], digest):
-                differs.append(chunk_id)
-            seen.add(chunk_id)
-        await context.checkpoint(compared=len(seen), expected=len(expected))
-    missing = expected - seen
-    equal = not (missing or extra or differs or doubled)
-    return _report(
-        follower,
-        len(expected),
-        equal=equal,
-        rows=len(seen),
-        missing=sorted(missing),
-        extra=extra,
-        different=differs,
-        doubled=doubled,
-        changing=len(changing),
-    )
-
-
-def _report(
-    follower: Follower,
-    expected: int,
-    *,
-    equal: bool,
-    rows: int = 0,
-    missing: Sequence[str] = (),
-    extra: Sequence[str] = (),
-    different: Sequence[str] = (),
-    doubled: int = 0,
-    changing: int = 0,
-) -> dict[str, Any]:
-    found = {"missing": missing, "extra": extra, "different": different}
-    return {
-        "view": follower.row.id,
-        "kind": follower.row.view.kind,
-        "position": follower.position,
-        "rows": rows,
-        "expected": expected,
-        "equal": equal,
-        **{name: len(ids) for name, ids in found.items()},
-        "doubled": doubled,
-        "changing": changing,
-        "examples": {name: list(ids[:LISTED]) for name, ids in found.items()},
-    }
-
-
-def _expected(connection: Connection, row: ViewRow) -> set[str]:
-    space = row.view.space_id if row.view.kind is ViewKind.STORE else None
-    return rows.public_ids(connection, row.view.collection_id, row.view.chunking_id, space)
-
-
-def _digests(connection: Connection, follower: Follower, ids: list[str]) -> dict[str, str]:
-    view = follower.row.view
-    space = view.space_id if view.kind is ViewKind.STORE else None
-    keys = rows.keys_of(connection, view.collection_id, view.chunking_id, ids)
-    found, _, _ = rows.load_chunks(connection, keys, space)
-    return dict(zip(found.ids, follower.target.digests(found), strict=True))
 
 
 async def rebuild_view(context: JobContext) -> Mapping[str, Any]:
