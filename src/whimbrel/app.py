@@ -38,6 +38,8 @@ from whimbrel.lexicon.language import DEFAULT, language_of, uri_of
 from whimbrel.lexicon.tantivy import TantivyLexicon
 from whimbrel.models.embedders.base import Embedder
 from whimbrel.models.embedders.resolve import resolve_embedder
+from whimbrel.move.cutting import Cutter
+from whimbrel.move.driver import Mover
 from whimbrel.owner import lock
 from whimbrel.owner.erase import Eraser
 from whimbrel.owner.languages import first_language
@@ -222,6 +224,7 @@ class Whimbrel(Service):
                 "rebuild_view": rebuild_view,
                 "drop_view": drop_view,
                 "delete_collection": delete_collection,
+                "move": Mover(self.embedder_for, Cutter()),
             },
             on_stop=self._close_pool,
             poll_s=settings.owner.poll_s,
@@ -354,7 +357,7 @@ class Whimbrel(Service):
             self.owner = None
         if self._loop is not None:
             self._run(self.asking.close())
-            self._run(self.engine.readers.close_all())
+            self._run(self.engine.close())
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._loop = None
         for embedder in self._embedders.values():

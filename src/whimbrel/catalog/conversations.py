@@ -256,3 +256,15 @@ def _turn(row: AnyRow) -> Turn:
         rating=row.rating,
         comment=row.comment or "",
     )
+
+
+def recent_questions(connection: Connection, collection_id: int, limit: int) -> list[str]:
+    """What was searched for lately in stored conversations, the last first; each once."""
+    query = (
+        select(t.turns.c.question)
+        .join(t.conversations, t.conversations.c.id == t.turns.c.conversation_id)
+        .where(t.conversations.c.collection_id == collection_id)
+        .order_by(t.turns.c.created_at.desc())
+        .limit(4 * limit)
+    )
+    return list(dict.fromkeys(connection.execute(query).scalars()))[:limit]

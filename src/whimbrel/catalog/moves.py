@@ -176,7 +176,7 @@ def create(
             "state": MoveState.COPYING,
             "paused": False,
             "accepted": False,
-            "request": _as_json(request),
+            "request": as_json(request),
             "source_store": store.id,
             "source_lexicon": lexicon.id if recut else None,
             "target_store": target.id,
@@ -282,7 +282,7 @@ def rejects(connection: Connection, view: ViewRow) -> list[Reject]:
     return [Reject(row.public_id.hex(), row.reason, row.uri) for row in connection.execute(query)]
 
 
-def _as_json(request: Request) -> dict[str, Any]:
+def as_json(request: Request) -> dict[str, Any]:
     return {name: getattr(request, name) for name in Request.__dataclass_fields__}
 
 

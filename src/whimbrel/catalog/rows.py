@@ -107,6 +107,23 @@ def load_chunks(
     return _assemble(connection, found, space_id, new)
 
 
+def load_vectors(
+    connection: Connection, keys: Sequence[int], space_id: int | None
+) -> tuple[list[str], npt.NDArray[np.float32]]:
+    """The public ids of those chunks of `keys` that have a vector in a space, and the vectors, float32[n, d]."""
+    chunks, vectors = t.chunks.c, t.vectors.c
+    joined = t.chunks.join(t.vectors, (vectors.text_id == chunks.text_id) & (vectors.space_id == space_id))
+    ids: list[str] = []
+    data: list[bytes] = []
+    for batch in batched(keys, 5_000):
+        query = select(chunks.public_id, vectors.data).select_from(joined)
+        for row in connection.execute(query.where(among(chunks.id, batch), vectors.data.is_not(None))):
+            ids.append(row.public_id.hex())
+            data.append(row.data)
+    flat = np.frombuffer(b"".join(data), dtype="<f4")
+    return ids, flat.reshape(len(ids), -1) if ids else flat.reshape(0, 0)
+
+
 def next_keys(
     connection: Connection, collection_id: int, chunking_id: int, *, after: int, upto: int, limit: int
 ) -> list[int]:

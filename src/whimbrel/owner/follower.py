@@ -143,6 +143,18 @@ class Follower:
             self._due = max(self._due, at) + copied / self.rows_per_s
             await asyncio.sleep(self._due - at)
 
+    async def write_again(self, ids: Sequence[str]) -> None:
+        """Make the rows of these ids what they are in the catalog; those that it has not are removed."""
+        async with self.turn:
+            keys = await asyncio.to_thread(self._keys_of, ids)
+            found = await self._rows(keys, new=False)
+            gone = sorted(set(ids) - set(found.ids))
+            await self._write(found, gone, None, new=False)
+
+    def _keys_of(self, ids: Sequence[str]) -> list[int]:
+        with self.catalog.read() as connection:
+            return rows.keys_of(connection, self.collection_id, self.row.view.chunking_id, ids)
+
     @asynccontextmanager
     async def standing_still(self) -> AsyncIterator[tuple[Connection, set[str]] | None]:
         """Hold the view where it is, as near to the head of its log as it comes. Gives a snapshot of the catalog, and

@@ -84,6 +84,7 @@ LANES: Sequence[tuple[frozenset[str], int]] = (
     (frozenset({"ingest"}), 3),
     (frozenset({"add"}), 2),
     (frozenset({"purge"}), 16),
+    (frozenset({"move"}), 16),
     (frozenset({"drop_view", "delete_collection"}), 1),
 )
 """Kinds, and how many jobs of them may run at once; of any other kind, one. No lane waits for another.

@@ -86,7 +86,7 @@ def promote(
     with suppress(CollectionNotFound), catalog.write(fence=fence) as connection:
         log.lock(connection, collection.id)
         found = collections.by_id(connection, collection.id)
-        if found is None:
+        if found is None or collections.view(connection, made.id).view.state is not ViewState.BUILDING:
             return None
         live = found.store_view_id if made.view.kind is ViewKind.STORE else found.lexicon_view_id
         aside = made.replaces is not None and made.replaces != live

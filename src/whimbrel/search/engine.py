@@ -21,11 +21,12 @@ from whimbrel.catalog.collections import Collection, ViewRow
 from whimbrel.catalog.documents import view_metadata
 from whimbrel.catalog.engine import Catalog
 from whimbrel.catalog.rows import Hydrated
-from whimbrel.domain import EmbedKind, Hit, Matches, Mode, SearchResult, ViewState
+from whimbrel.domain import EmbedKind, Hit, Matches, Mode, SearchResult, ViewKind, ViewState
 from whimbrel.errors import BadFilter, BadQuery, UserError, ViewDamaged, ViewError, WaitTimeout, WhimbrelError
 from whimbrel.filters import Filter, matches, operators, parse
 from whimbrel.models.embedders.base import Embedder
 from whimbrel.search.fusion import Candidate, fuse
+from whimbrel.search.presence import Presence
 from whimbrel.search.readers import Readers
 from whimbrel.search.turns import Turns
 from whimbrel.stores.base import StoreInfo
@@ -91,12 +92,19 @@ class SearchEngine:
         self._turns = Turns(limits.timeout_s)
         self._embedders: dict[int, Embedder] = {}
         self._background: set[asyncio.Task[None]] = set()
+        self._presence = Presence(catalog, self._warm_view)
+
+    async def close(self) -> None:
+        """Let go of every view."""
+        await self._presence.end()
+        await self.readers.close_all()
 
     async def search(self, request: SearchRequest) -> SearchResult:
         """Raises `BadQuery`, `BadFilter`, `CollectionNotFound`; `Busy`; `ViewError` when no view could answer."""
         began = time.perf_counter()
         k = self._check(request)
         where = parse(request.filter)
+        self._presence.begin()
         run = await self._begin(request, where)
         async with self._turns.take():
             hits = await self._find(request, run, k)
@@ -138,6 +146,16 @@ class SearchEngine:
                 await self.search(request)
             except ViewError:
                 continue  # it is being built; the search that comes will say so
+
+    async def _warm_view(self, row: ViewRow, language: str) -> None:
+        if row.view.kind is ViewKind.LEXICON:
+            lexicon = await self.readers.lexicon(row, language)
+            await asyncio.to_thread(lexicon.search, "warm up", 1, None)
+            return
+        assert row.view.space_id is not None
+        embedder = await self._embedder(row.view.space_id)
+        vector = await embedder.embed(["warm up"], EmbedKind.QUERY)
+        await (await self.readers.store(row)).search(vector[0], 1)
 
     def _names(self) -> list[str]:
         with self.catalog.read() as connection:

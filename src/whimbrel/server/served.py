@@ -182,7 +182,7 @@ class Served:
         if self._warming is not None:
             self._warming.cancel()
             await asyncio.gather(self._warming, return_exceptions=True)
-        await self.whimbrel.engine.readers.close_all()
+        await self.whimbrel.engine.close()
         self._threads.shutdown(wait=False, cancel_futures=True)
 
 

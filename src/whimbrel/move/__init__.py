@@ -1,0 +1,1 @@
+"""Moves: a collection taken to another view, verified, switched, and back."""

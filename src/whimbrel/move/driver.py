@@ -1,0 +1,188 @@
+"""The job that takes a move from state to state.
+
+The views do the work: the target is built and fed like any view, by the owner. This looks where they stand, writes down
+each state that was reached, compares when there is something to compare, and switches when asked to. Killed anywhere,
+it goes on from the row.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+
+from whimbrel.catalog import collections, moves
+from whimbrel.catalog.collections import ViewRow
+from whimbrel.catalog.engine import now
+from whimbrel.catalog.moves import Move
+from whimbrel.domain import MoveState, ViewKind, ViewState
+from whimbrel.errors import Conflict, WhimbrelError
+from whimbrel.move.checks import Asker, Checker
+from whimbrel.move.cutting import Cutter
+from whimbrel.move.switching import Switcher
+from whimbrel.owner.owner import Owner
+from whimbrel.owner.runner import JobContext
+
+LOOK_S = 0.1
+"""Between two looks at views that are being built."""
+SAMPLE_S = 1.0
+
+_BUILDING = (MoveState.COPYING, MoveState.CATCHING_UP)
+
+
+class Mover:
+    """Handler of `move` jobs: `{"move": id, "do": "build" | "verify" | "switch" | "rollback"}`.
+
+    `"mend": true` with `build`: what is found to differ is written again, once.
+    """
+
+    def __init__(self, asker: Asker, cutter: Cutter) -> None:
+        self._asker = asker
+        self._cutter = cutter
+
+    async def __call__(self, context: JobContext) -> Mapping[str, Any]:
+        owner = context.owner
+        if owner is None:
+            raise Conflict("Only the owner can move a collection.", "Start `whimbrel serve` or `whimbrel owner`.")
+        run = _Run(context, owner, self._asker, self._cutter)
+        match context.job.args["do"]:
+            case "build":
+                await run.build()
+            case "verify":
+                await run.verify()
+            case "switch":
+                await run.switch()
+            case "rollback":
+                await run.switch(back=True)
+        move = await run.read()
+        return {"move": move.id, "state": move.state.value, **({"error": move.error} if move.error else {})}
+
+
+class _Run:
+    """One job's work on one move."""
+
+    def __init__(self, context: JobContext, owner: Owner, asker: Asker, cutter: Cutter) -> None:
+        self.context = context
+        self.owner = owner
+        self.id = str(context.job.args["move"])
+        self._cutter = cutter
+        self._checker = Checker(context, owner, asker)
+        self._switcher = Switcher(context, owner)
+        self._mend = bool(context.job.args.get("mend"))
+        self._sampled = 0.0
+        self._base: int | None = None
+
+    async def read(self) -> Move:
+        def work() -> Move:
+            with self.context.catalog.read() as connection:
+                return moves.get(connection, self.id)
+
+        return await asyncio.to_thread(work)
+
+    async def change(self, **values: Any) -> Move:
+        def work() -> Move:
+            with self.context.catalog.write(fence=self.context.fence) as connection:
+                if moves.get(connection, self.id).state.ended:  # aborted meanwhile: that stands
+                    return moves.get(connection, self.id)
+                return moves.change(connection, self.id, **values)
+
+        return await asyncio.to_thread(work)
+
+    # --- building ----------------------------------------------------------------------------------------------------
+
+    async def build(self) -> None:
+        """Until the move is ready (or switched, where that was asked for), failed, or ended by a person."""
+        while True:
+            move = await self.read()
+            if move.paused and move.state in _BUILDING:
+                await self.context.checkpoint(state="paused")
+                await asyncio.sleep(10 * LOOK_S)
+            elif move.state in _BUILDING:
+                await self._build_on(move)
+            elif move.state is MoveState.VERIFYING:
+                await self.verify(mend=self._mend)
+            elif move.state in (MoveState.READY, MoveState.PREPARED) and move.request.auto_switch:
+                await self.switch()
+            else:
+                return
+
+    async def _build_on(self, move: Move) -> None:
+        if move.cutting:
+            await self._cutter.cut_some(self.context, move)
+            return
+        rows = await asyncio.to_thread(self._targets, move)
+        error = " ".join(row.view.error for row in rows if row.view.error)
+        if error != move.error:
+            hint = "It goes on by itself when its trouble is over; `whimbrel move abort` ends it." if error else ""
+            move = await self.change(error=error, hint=hint)
+        if all(row.view.state in (ViewState.STANDBY, ViewState.LIVE) for row in rows):
+            await self.change(state=MoveState.VERIFYING, error="", hint="")
+            return
+        copied = all(row.build_after >= row.build_upto for row in rows)
+        if copied and move.state is MoveState.COPYING:
+            move = await self.change(state=MoveState.CATCHING_UP)
+        await self._sample(move, rows)
+        await asyncio.sleep(LOOK_S)
+
+    def _targets(self, move: Move) -> list[ViewRow]:
+        with self.context.catalog.read() as connection:
+            rows = [collections.view(connection, key) for key in move.targets]
+        lost = next((row for row in rows if row.view.state is ViewState.RETIRED), None)
+        if lost is not None:
+            raise Conflict(f"View {lost.id}, which the move was building, has been dropped: {lost.view.error}")
+        return rows
+
+    async def _sample(self, move: Move, rows: list[ViewRow]) -> None:
+        if now() - self._sampled < SAMPLE_S:
+            return
+        self._sampled = now()
+        store = next(row for row in rows if row.view.kind is ViewKind.STORE)
+        follower = self.owner.views.followers.get(store.id)
+        written = follower.written if follower is not None else 0
+        if self._base is None:
+            self._base = int(move.samples[-1]["rows"]) - written if move.samples else 0
+        done = max(0, self._base + written)
+
+        def work() -> None:
+            with self.context.catalog.write(fence=self.context.fence) as connection:
+                moves.sample(connection, move, rows=done)
+
+        await asyncio.to_thread(work)
+        total = int(move.plan.get("rows", 0))
+        waiting: dict[str, Any] = {"waiting_for": move.error} if move.error else {}
+        await self.context.checkpoint(state=move.state.value, rows=done, of=total, **waiting)
+
+    # --- verifying ---------------------------------------------------------------------------------------------------
+
+    async def verify(self, *, mend: bool = False) -> None:
+        """Compare everything. What was ready and is found to differ is not ready any more."""
+        move = await self.read()
+        if move.state in (MoveState.SWITCHED, MoveState.ROLLED_BACK):
+            checks = await self._checker.check(move)
+            await self.change(checks=checks)
+            return
+        if move.state not in (MoveState.VERIFYING, MoveState.READY, MoveState.FAILED):
+            raise Conflict(
+                f"Move {move.id} is {move.state}: there is nothing to verify yet.", "It verifies by itself when it can."
+            )
+        move = await self.change(state=MoveState.VERIFYING, accepted=False, error="", hint="")
+        try:
+            checks = await self._checker.check(move, mend=mend)
+        except WhimbrelError as error:
+            await self.change(state=MoveState.FAILED, error=error.message, hint=error.hint)
+            raise
+        if checks["holds"]:
+            position = min(int(report["position"]) for report in checks["views"])
+            await self.change(state=MoveState.READY, checks=checks, position=position, error="", hint="")
+        else:
+            hint = (
+                "Nothing was switched. `whimbrel move resume` writes what differs again and compares again; "
+                "`whimbrel move verify --accept` accepts what `whimbrel move status` names; `whimbrel move abort` ends "
+                "the move."
+            )
+            await self.change(state=MoveState.FAILED, checks=checks, error=checks["said"], hint=hint)
+
+    # --- switching ---------------------------------------------------------------------------------------------------
+
+    async def switch(self, *, back: bool = False) -> None:
+        await self._switcher.switch(await self.read(), back=back)

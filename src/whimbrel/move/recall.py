@@ -1,0 +1,102 @@
+"""How well a store finds: its ten nearest against the ten that an exact search over the vectors of record finds.
+
+Two indexes of the same vectors find different neighbours (of 0.61 recall each, 0.61 in common), so each side is judged
+against exact search, never against the other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from whimbrel.stores.base import Store
+
+K = 10
+TIED = 1e-5
+"""Of a score: rows that are as near as the tenth, within rounding, are as right as it."""
+
+Floats = npt.NDArray[np.float32]
+
+
+class ExactSearch:
+    """The `k` nearest rows to each of some vectors by cosine similarity, over rows that come in blocks.
+
+    Memory is that of one block's products, whatever the number of rows.
+    """
+
+    def __init__(self, queries: Floats, k: int = K) -> None:
+        """`queries`: float32[n, d]."""
+        self._queries = _unit(queries)
+        self._k = k
+        self._ids: list[list[str]] = [[] for _ in range(len(queries))]
+        self._scores: list[npt.NDArray[np.float32]] = [np.zeros(0, np.float32) for _ in range(len(queries))]
+
+    def add(self, ids: Sequence[str], vectors: Floats) -> None:
+        """A block of rows, float32[m, d]; none of them came before."""
+        if not len(ids) or not len(self._ids):
+            return
+        products = self._queries @ _unit(vectors).T
+        count = min(self._k, len(ids))
+        best = np.argpartition(-products, count - 1, axis=1)[:, :count]
+        for query, rows in enumerate(best):
+            scores = np.concatenate([self._scores[query], products[query, rows]])
+            names = self._ids[query] + [ids[row] for row in rows]
+            order = np.argsort(-scores, kind="stable")[: self._k]
+            self._scores[query] = scores[order]
+            self._ids[query] = [names[place] for place in order]
+
+    def best(self) -> list[tuple[list[str], npt.NDArray[np.float32]]]:
+        """For each query the ids, nearest first, and their cosine similarities."""
+        return list(zip(self._ids, self._scores, strict=True))
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """How one side answered."""
+
+    recall: float
+    """Mean share of the nearest ten that were found."""
+    p50_ms: float
+    p95_ms: float
+    ids: Sequence[Sequence[str]]
+    """What each query found."""
+
+    def as_dict(self, queries: int) -> dict[str, float]:
+        return {
+            f"recall@{K}": round(self.recall, 4),
+            "p50_ms": round(self.p50_ms, 2),
+            "p95_ms": round(self.p95_ms, 2),
+            "queries": queries,
+        }
+
+
+async def ask(store: Store, queries: Floats, exact: ExactSearch) -> Found:
+    """Search a store with each query, one after another, and compare with what is right."""
+    shares, seconds, ids = [], [], []
+    if len(queries):
+        await store.search(queries[0], K)  # what a first search opens is not a later one's time
+    for query, (right, scores) in zip(queries, exact.best(), strict=True):
+        began = time.perf_counter()
+        found = await store.search(query, K)
+        seconds.append(time.perf_counter() - began)
+        ids.append(list(found.ids))
+        if right:
+            bar = float(scores[-1]) - TIED
+            hit = sum(id_ in right or score >= bar for id_, score in zip(found.ids, found.scores, strict=True))
+            shares.append(min(hit, len(right)) / len(right))
+        await asyncio.sleep(0)
+    times = np.array(seconds or [0.0]) * 1000
+    return Found(
+        float(np.mean(shares)) if shares else 1.0, float(np.median(times)), float(np.percentile(times, 95)), ids
+    )
+
+
+def _unit(vectors: Floats) -> Floats:
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    unit: Floats = (vectors / np.maximum(lengths, 1e-30)).astype(np.float32)
+    return unit

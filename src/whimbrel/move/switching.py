@@ -1,0 +1,144 @@
+"""The switch: every process has the view open, then one row changes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+from whimbrel.catalog import collections, log, moves, processes
+from whimbrel.catalog.collections import ViewRow
+from whimbrel.catalog.engine import now
+from whimbrel.catalog.moves import Move
+from whimbrel.catalog.processes import Process
+from whimbrel.domain import MoveState, ViewState
+from whimbrel.errors import Conflict
+from whimbrel.owner.owner import Owner
+from whimbrel.owner.runner import JobContext
+
+PREPARE_S = 60.0
+"""How long a switch waits until every process has the view open."""
+LEVEL_S = 60.0
+"""How long it waits until the view is as far as the one that is searched."""
+LOOK_S = 0.05
+NOTICE_S = 2.5
+"""A process that searches has seen by then that there is a move, and said that it is there."""
+
+
+class Switcher:
+    def __init__(self, context: JobContext, owner: Owner) -> None:
+        self._context = context
+        self._catalog = context.catalog
+        self._owner = owner
+
+    async def switch(self, move: Move, *, back: bool = False) -> Move:
+        """Make the target live, or with `back` the source again. Raises `Conflict`; then nothing was switched."""
+        self._check(move, back=back)
+        views = move.sources if back else move.targets
+        await self._count(views)
+        await self._prepared(move, views)
+        if not back:
+            await asyncio.to_thread(self._change, move.id, MoveState.PREPARED)
+        deadline = now() + LEVEL_S
+        while True:
+            switched = await asyncio.to_thread(self._try, move.id, back)
+            if switched is not None:
+                self._owner.wake()
+                return switched
+            if now() > deadline:
+                if not back:
+                    await asyncio.to_thread(self._change, move.id, MoveState.READY)
+                raise Conflict(
+                    f"View {views[0]} lags behind the one that is searched, for {LEVEL_S:.0f} s now. "
+                    "Nothing was switched.",
+                    "`whimbrel status` shows why; switch again when it has caught up.",
+                )
+            await asyncio.sleep(LOOK_S)
+
+    def _check(self, move: Move, *, back: bool) -> None:
+        allowed = (MoveState.SWITCHED,) if back else (MoveState.READY, MoveState.PREPARED, MoveState.ROLLED_BACK)
+        if move.state in allowed:
+            return
+        if back:
+            hint = "Its old view is not fed any more: move the collection to where it came from."
+            raise Conflict(
+                f"Move {move.id} is {move.state}: there is no switch to take back. Nothing was changed.",
+                hint if move.state is MoveState.FINALISED else "`whimbrel move status` shows where it stands.",
+            )
+        raise Conflict(
+            f"Move {move.id} is {move.state}: only one that is ready can be switched. Nothing was switched.",
+            move.hint or "`whimbrel move status` shows how far it is.",
+        )
+
+    async def _count(self, views: Sequence[int]) -> None:
+        """A last look, without reading the rows: nothing has been lost since they were compared."""
+        for key in views:
+            follower = self._owner.views.followers.get(key)
+            if follower is None:
+                row = await asyncio.to_thread(self._row, key)
+                raise Conflict(
+                    f"View {key} is not open: {row.view.error or 'its database does not answer'}. Nothing was "
+                    "switched.",
+                    "Switch again when `whimbrel status` shows no error.",
+                )
+            async with follower.turn:
+                await follower.check_count()
+
+    def _row(self, key: int) -> ViewRow:
+        with self._catalog.read() as connection:
+            return collections.view(connection, key)
+
+    async def _prepared(self, move: Move, views: Sequence[int]) -> None:
+        """Until each process that searches has opened the views. One that ended meanwhile is not waited for."""
+        since = max((at for state, at in move.history), default=0.0)
+        await asyncio.sleep(max(0.0, move.created_at + NOTICE_S - now()))
+        deadline = max(now(), since) + PREPARE_S
+        while True:
+            missing = await asyncio.to_thread(self._unprepared, set(views))
+            if not missing:
+                return
+            if now() > deadline:
+                raise Conflict(
+                    f"{_named(missing)} could not open view {views[0]} in {PREPARE_S:.0f} s. Nothing was switched.",
+                    "Mend what is named, or stop that process; then switch again.",
+                )
+            await self._context.checkpoint(waiting_for=f"{len(missing)} processes to open the view")
+            await asyncio.sleep(2 * LOOK_S)
+
+    def _unprepared(self, views: set[int]) -> list[Process]:
+        with self._catalog.read() as connection:
+            return [one for one in processes.present(connection) if not views <= set(one.prepared)]
+
+    def _change(self, move_id: str, state: MoveState) -> None:
+        with self._catalog.write(fence=self._context.fence) as connection:
+            moves.change(connection, move_id, state=state)
+
+    def _try(self, move_id: str, back: bool) -> Move | None:
+        """The switch itself; None while the view is behind the one that it takes the place of."""
+        with self._catalog.write(fence=self._context.fence) as connection:
+            move = moves.get(connection, move_id)
+            log.lock(connection, move.collection_id)
+            collection = collections.by_id(connection, move.collection_id)
+            if collection is None or move.state.ended:
+                raise Conflict(f"Move {move_id} has been ended meanwhile. Nothing was switched.")
+            live = {collection.store_view_id, collection.lexicon_view_id}
+            pairs = zip(move.sources, move.targets, strict=False)
+            for source, target in pairs:
+                to, from_ = (source, target) if back else (target, source)
+                if to in live:
+                    continue
+                new, old = collections.view(connection, to), collections.view(connection, from_)
+                if new.view.state is not ViewState.STANDBY:
+                    raise Conflict(f"View {to} is {new.view.state}: it does not stand by. Nothing was switched.")
+                if new.view.position < old.view.position:
+                    return None
+            moves.switch(connection, move, back=back)
+            state = MoveState.ROLLED_BACK if back else MoveState.SWITCHED
+            return moves.change(connection, move_id, state=state, error="", hint="")
+
+
+def _named(missing: Sequence[Process]) -> str:
+    said = [
+        f"process {one.info.get('pid')} on {one.info.get('host')}{f' ({one.error})' if one.error else ''}"
+        for one in missing
+    ]
+    return ", ".join(said[:5])

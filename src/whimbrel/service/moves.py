@@ -1,0 +1,315 @@
+"""Moves: asked for here, done by the owner."""
+
+from __future__ import annotations
+
+import asyncio
+from abc import abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection
+
+from whimbrel.catalog import collections, jobs, moves, rows, vectors
+from whimbrel.catalog.collections import Collection, ViewRow
+from whimbrel.catalog.moves import Move, Reject, Request
+from whimbrel.config import mask_url
+from whimbrel.config.values import canonical_store, without_credentials
+from whimbrel.domain import Job, MoveState, Space, ViewState
+from whimbrel.errors import BadInput, ConfigError, Conflict, SpaceMismatch
+from whimbrel.ingest.chunk import Chunking, check_readable
+from whimbrel.models.embedders.base import Embedder
+from whimbrel.move.shown import as_dict
+from whimbrel.owner.succession import drop_later
+from whimbrel.service.content import Content
+from whimbrel.stores.base import Reach
+from whimbrel.stores.resolve import open_store, parse_uri, same_place
+
+_PAUSABLE = (MoveState.COPYING, MoveState.CATCHING_UP)
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """A move that could be: what it goes from and to."""
+
+    collection: Collection
+    store: ViewRow
+    request: Request
+    space: Space
+    source_space: Space
+    source_chunking: str
+
+    @property
+    def other_space(self) -> bool:
+        return self.space.key != self.source_space.key
+
+    @property
+    def other_chunking(self) -> bool:
+        return self.request.chunking != self.source_chunking
+
+
+class Moves(Content):
+    """What takes collections to other views."""
+
+    @abstractmethod
+    def embedder(self, spec: str | None = None) -> Embedder:
+        """The embedder of a `provider:model`, or of the settings; opened once."""
+
+    # --- asking for one ----------------------------------------------------------------------------------------------
+
+    def start_move(
+        self,
+        collection: str,
+        *,
+        to: str | None = None,
+        embedder: str | None = None,
+        chunking: str | None = None,
+        rate: float = 0.0,
+        auto_switch: bool = False,
+    ) -> tuple[Move, Job]:
+        """Begin to build another view of a collection beside the live one; the owner does it.
+
+        `to`: the target store's URI; without it, the same store. `embedder`: `provider:model`; `chunking`: as
+        `tokens=256,overlap=32`. At least one differs from what there is. `rate`: rows per second, 0 for no limit.
+
+        Raises `BadInput` where nothing would change, `Conflict` for a second move of the collection, `ConfigError`,
+        `SpaceMismatch` where the target cannot hold the vectors, `StoreUnavailable`, `StoreRefused`.
+        """
+        if rate < 0:
+            raise BadInput(f"The rate is {rate}; rows per second are 0 (no limit) or more.")
+        wish = self.wish(collection, to=to, embedder=embedder, chunking=chunking, rate=rate, auto_switch=auto_switch)
+        self.check_target(wish)
+        with self.catalog.write() as connection:
+            found = collections.find(connection, collection)
+            space_id = vectors.space_id(connection, wish.space, wish.request.embedder)
+            chunking_id = collections.chunking_id(connection, wish.request.chunking)
+            count = rows.count_chunks(connection, found.id, wish.store.view.chunking_id)
+            move = moves.create(
+                connection,
+                found,
+                wish.request,
+                space_id=space_id,
+                chunking_id=chunking_id,
+                plan={"rows": count},
+            )
+            job = self._enqueue_move(connection, move, "build")
+        self._wake()
+        return move, job
+
+    def wish(
+        self,
+        collection: str,
+        *,
+        to: str | None = None,
+        embedder: str | None = None,
+        chunking: str | None = None,
+        rate: float = 0.0,
+        auto_switch: bool = False,
+    ) -> Wish:
+        """What a move would go from and to. Changes nothing. Raises as `start_move` does, without asking the target."""
+        if to is None and embedder is None and chunking is None:
+            raise BadInput("Nothing is to change.", "Name a target store, an embedder or a chunking (or several).")
+        with self.catalog.read() as connection:
+            found = collections.find(connection, collection)
+            store, _ = collections.live_views(connection, found)
+            if store is None or store.view.space_id is None:
+                raise Conflict(
+                    f"The collection {collection!r} has no live view yet: it is being built.",
+                    "Nothing was begun. Try again when `whimbrel status` shows it live.",
+                )
+            source_space, source_spec = vectors.read_space(connection, store.view.space_id)
+            source_chunking = collections.chunking_spec(connection, store.view.chunking_id)
+        uri = self._target_uri(to) if to is not None else store.view.uri
+        spec = embedder or source_spec
+        space = source_space if embedder is None else self.embedder(embedder).space
+        cut = source_chunking
+        if chunking is not None:
+            parsed = Chunking.parse(chunking)
+            check_readable(parsed, space)
+            cut = parsed.spec
+        request = Request(uri, spec, cut, rate, auto_switch)
+        if same_place(uri, store.view.uri) and space.key == source_space.key and cut == source_chunking:
+            raise BadInput(
+                f"The collection {collection!r} is there already: {mask_url(uri)!r}, {source_spec!r}, {cut!r}. "
+                "Nothing was begun.",
+                "`whimbrel view rebuild` makes its view anew in the same place.",
+            )
+        return Wish(found, store, request, space, source_space, source_chunking)
+
+    def check_target(self, wish: Wish) -> None:
+        """Whether the target can be reached, and can hold vectors of that many dimensions."""
+        store = open_store(
+            wish.request.uri,
+            "whimbrel-probe",
+            wish.space,
+            base=self.home.path,
+            read_only=True,
+            reach=Reach(*self.settings.stores.reach),
+            configured=self.settings.configured_stores(),
+        )
+        info = store.describe()
+        if info.max_dimensions is not None and wish.space.dimensions > info.max_dimensions:
+            raise SpaceMismatch(
+                f"{info.name} holds vectors of up to {info.max_dimensions:,} dimensions; {wish.request.embedder!r} "
+                f"makes {wish.space.dimensions:,}. Nothing was begun.",
+                "Choose another store, or a model of fewer dimensions.",
+            )
+
+        async def reach() -> None:
+            try:
+                await store.exists()
+            finally:
+                await store.close()
+
+        if not info.single_process:  # which the owner may have open
+            asyncio.run(reach())
+
+    def _target_uri(self, to: str) -> str:
+        parse_uri(to)
+        uri = without_credentials(to)
+        known = any(same_place(one, to) for one in self.settings.configured_stores())
+        if uri != canonical_store(to) and not known:
+            raise ConfigError(
+                f"The URI of the target holds a credential, which the catalog does not keep: {mask_url(to)!r}.",
+                "Put the whole URI into `stores.others` (WHIMBREL_STORES_OTHERS) of every process, then name it here "
+                "without the credential.",
+            )
+        return uri
+
+    # --- looking -----------------------------------------------------------------------------------------------------
+
+    def move(self, collection: str) -> Move:
+        """The last move of a collection. Raises `MoveNotFound`."""
+        with self.catalog.read() as connection:
+            return moves.latest(connection, collections.find(connection, collection))
+
+    def move_by_id(self, move_id: str) -> Move:
+        with self.catalog.read() as connection:
+            return moves.get(connection, move_id)
+
+    def moves(self, *, under_way: bool = False, limit: int = 100) -> list[Move]:
+        """Newest first."""
+        with self.catalog.read() as connection:
+            return moves.listing(connection, under_way=under_way, limit=limit)
+
+    def move_dict(self, move: Move) -> dict[str, Any]:
+        with self.catalog.read() as connection:
+            return as_dict(connection, move)
+
+    def move_rejects(self, move: Move) -> list[Reject]:
+        """The rows that the target refuses."""
+        with self.catalog.read() as connection:
+            return [one for key in move.targets for one in moves.rejects(connection, collections.view(connection, key))]
+
+    # --- steering ----------------------------------------------------------------------------------------------------
+
+    def pause_move(self, move: Move) -> Move:
+        """Write nothing more to the target until `resume_move`. The log is kept for it meanwhile."""
+        if move.state not in _PAUSABLE:
+            raise Conflict(
+                f"Move {move.id} is {move.state}: only one that copies can be paused. Nothing was changed.",
+                "`whimbrel move abort` ends a move before its switch.",
+            )
+        return self._change(move, paused=True)
+
+    def resume_move(self, move: Move, *, rate: float | None = None) -> tuple[Move, Job]:
+        """Go on with a move that was paused or has failed: rows found to differ are written again, and compared."""
+        failed = move.state is MoveState.FAILED
+        if not failed and move.state not in (*_PAUSABLE, MoveState.VERIFYING):
+            raise Conflict(f"Move {move.id} is {move.state}: there is nothing to go on with. Nothing was changed.")
+        with self.catalog.write() as connection:
+            values: dict[str, Any] = {"paused": False, "error": "", "hint": ""}
+            if failed:
+                standing = all(
+                    collections.view(connection, key).view.state is ViewState.STANDBY for key in move.targets
+                )
+                values["state"] = MoveState.VERIFYING if standing else MoveState.COPYING
+            if rate is not None:
+                values["request"] = {**moves.as_json(move.request), "rate": rate}
+            changed = moves.change(connection, move.id, **values)
+            job = self._enqueue_move(connection, changed, "build", mend=failed)
+        self._wake()
+        return changed, job
+
+    def verify_move(self, move: Move) -> Job:
+        """Compare every row of the target with the catalog, and search both sides, again."""
+        return self._do(move, "verify")
+
+    def accept_move(self, move: Move) -> Move:
+        """Make a move ready although it differs, or rows cannot go: what its checks name is accepted."""
+        if move.state is not MoveState.FAILED or not move.checks.get("views"):
+            raise Conflict(
+                f"Move {move.id} is {move.state}: there is nothing to accept. Nothing was changed.",
+                "Only differences that verifying has named can be accepted.",
+            )
+        if any("damage" in view for view in move.checks["views"]):
+            raise Conflict(f"Move {move.id}: the target cannot be read. That cannot be accepted.", move.hint)
+        return self._change(move, state=MoveState.READY, accepted=True, error="", hint="")
+
+    def switch_move(self, move: Move) -> Job:
+        """Let searches read the target, when every process has it open. One row changes."""
+        return self._do(move, "switch")
+
+    def rollback_move(self, move: Move) -> Job:
+        """The same switch backwards; the target is fed still."""
+        return self._do(move, "rollback")
+
+    def finalise_move(self, move: Move) -> Move:
+        """Give up the way back: the old view is no longer fed. Its data stays until `view drop`."""
+        with self.catalog.write() as connection:
+            current = moves.get(connection, move.id)
+            if current.state is not MoveState.SWITCHED:
+                hint = (
+                    "It was rolled back: `whimbrel move abort` drops its target, `move switch` switches again."
+                    if current.state is MoveState.ROLLED_BACK
+                    else "`whimbrel move status` shows where it stands."
+                )
+                raise Conflict(f"Move {move.id} is {current.state}: only one that was switched can be finalised.", hint)
+            for key in current.sources:
+                collections.set_view(connection, key, state=ViewState.RETIRED)
+            changed = moves.change(connection, move.id, state=MoveState.FINALISED)
+        self._wake()
+        return changed
+
+    def abort_move(self, move: Move) -> Move:
+        """End a move before its switch (or after it was rolled back). What it made is dropped; nothing else is."""
+        with self.catalog.write() as connection:
+            current = moves.get(connection, move.id)
+            if current.state.ended:
+                raise Conflict(f"Move {move.id} is {current.state} already. Nothing was changed.")
+            if current.state is MoveState.SWITCHED:
+                raise Conflict(
+                    f"Move {move.id} is switched: searches read its target. Nothing was changed.",
+                    "`whimbrel move rollback` first; then abort.",
+                )
+            for key in current.targets:
+                row = collections.view(connection, key)
+                if row.view.state is not ViewState.RETIRED:
+                    collections.set_view(connection, key, state=ViewState.RETIRED)
+                    drop_later(connection, row)
+            changed = moves.change(connection, move.id, state=MoveState.ABORTED, paused=False)
+        self._wake()
+        return changed
+
+    def _do(self, move: Move, what: str) -> Job:
+        with self.catalog.write() as connection:
+            job = self._enqueue_move(connection, move, what)
+        self._wake()
+        return job
+
+    def _change(self, move: Move, **values: Any) -> Move:
+        with self.catalog.write() as connection:
+            changed = moves.change(connection, move.id, **values)
+        self._wake()
+        return changed
+
+    def _enqueue_move(self, connection: Connection, move: Move, what: str, **args: Any) -> Job:
+        """The job that does it: the one that is at it already, or a new one."""
+        wanted: Mapping[str, Any] = {"move": move.id, "do": what, **{key: one for key, one in args.items() if one}}
+        for job in jobs.listing(connection, active=True, limit=1_000):
+            if job.kind == "move" and dict(job.args) == wanted:
+                return job
+        job, _ = jobs.enqueue(
+            connection, "move", collection_id=move.collection_id, collection=move.collection, args=wanted
+        )
+        return job
