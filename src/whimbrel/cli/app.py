@@ -18,6 +18,7 @@ from whimbrel.cli import (
     evaluate,
     ingesting,
     jobs,
+    moving,
     out,
     passages,
     searching,
@@ -73,5 +74,5 @@ for command in (
     app.command()(command)
 app.command("open")(passages.open_)
 app.command("eval")(evaluate.evaluate)
-for group in (documents, collections, conversations, views, jobs, config):
+for group in (documents, collections, conversations, views, moving, jobs, config):
     app.add_typer(group.app, rich_help_panel=None)

@@ -1,0 +1,196 @@
+"""`whimbrel move`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from whimbrel.cli import out
+from whimbrel.cli.opening import opened
+from whimbrel.cli.options import AsJson
+from whimbrel.cli.progress import Progress
+from whimbrel.cli.waiting import finished, owned_elsewhere
+
+if TYPE_CHECKING:
+    from whimbrel.app import Whimbrel
+    from whimbrel.catalog.moves import Move
+    from whimbrel.domain import Job
+
+app = typer.Typer(
+    name="move",
+    help="Take a living collection to another store, embedder or chunking: verified, without downtime, and back.",
+    no_args_is_help=True,
+)
+
+Name = Annotated[str, typer.Argument(metavar="COLLECTION", help="The collection.")]
+To = Annotated[
+    str | None,
+    typer.Option(
+        metavar="STORE_URI", help="The target store, as `postgresql://...` or `chroma:PATH`. Default: the same."
+    ),
+]
+Embedder = Annotated[
+    str | None, typer.Option(metavar="PROVIDER:MODEL", help="Another embedding model. Default: the same.")
+]
+Cut = Annotated[
+    str | None, typer.Option("--chunking", metavar="SPEC", help="Another chunking, as `tokens=256,overlap=32`.")
+]
+Rate = Annotated[float, typer.Option(min=0, metavar="ROWS_PER_S", help="Rows copied per second, at most. 0: no limit.")]
+
+
+@app.command()
+def start(
+    collection: Name,
+    to: To = None,
+    embedder: Embedder = None,
+    chunking: Cut = None,
+    rate: Rate = 0.0,
+    auto_switch: Annotated[bool, typer.Option("--auto-switch", help="Switch as soon as all is verified.")] = False,
+    detach: Annotated[bool, typer.Option("--detach", help="Do not wait; needs a running owner.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Build and verify another view beside the live one. Searches and writes go on; nothing is switched yet."""
+    with opened() as whimbrel:
+        move, job = whimbrel.start_move(
+            collection, to=to, embedder=embedder, chunking=chunking, rate=rate, auto_switch=auto_switch
+        )
+        _wait(whimbrel, move, job, as_json, detach=detach)
+
+
+@app.command()
+def status(collection: Name, as_json: AsJson = False) -> None:
+    """Show where the collection's last move stands."""
+    with opened() as whimbrel:
+        _show(whimbrel.move_dict(whimbrel.move(collection)), as_json)
+
+
+@app.command()
+def pause(collection: Name, as_json: AsJson = False) -> None:
+    """Write nothing more to the target until `move resume`."""
+    _steer(collection, as_json, lambda whimbrel, move: whimbrel.pause_move(move))
+
+
+@app.command()
+def resume(
+    collection: Name,
+    rate: Annotated[float | None, typer.Option(min=0, metavar="ROWS_PER_S", help="Another limit from here on.")] = None,
+    detach: Annotated[bool, typer.Option("--detach", help="Do not wait; needs a running owner.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Go on with a move that was paused or has failed. Rows that differ are written again."""
+    with opened() as whimbrel:
+        move, job = whimbrel.resume_move(whimbrel.move(collection), rate=rate)
+        _wait(whimbrel, move, job, as_json, detach=detach)
+
+
+@app.command()
+def verify(
+    collection: Name,
+    accept: Annotated[
+        bool, typer.Option("--accept", help="Accept the differences that the last comparison named.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Compare every row of the target with the catalog again. Ends with status 1 if one differs."""
+    if accept:
+        _steer(collection, as_json, lambda whimbrel, move: whimbrel.accept_move(move))
+        return
+    with opened() as whimbrel:
+        move = whimbrel.move(collection)
+        _wait(whimbrel, move, whimbrel.verify_move(move), as_json)
+
+
+@app.command()
+def switch(collection: Name, as_json: AsJson = False) -> None:
+    """Let searches read the target, when every process has it open. The old view is fed still."""
+    with opened() as whimbrel:
+        move = whimbrel.move(collection)
+        _wait(whimbrel, move, whimbrel.switch_move(move), as_json)
+
+
+@app.command()
+def rollback(collection: Name, as_json: AsJson = False) -> None:
+    """Switch back to the old view. The target is fed still."""
+    with opened() as whimbrel:
+        move = whimbrel.move(collection)
+        _wait(whimbrel, move, whimbrel.rollback_move(move), as_json)
+
+
+@app.command()
+def finalise(collection: Name, as_json: AsJson = False) -> None:
+    """Give up the way back: the old view is no longer fed. Its data stays until `view drop`."""
+    _steer(collection, as_json, lambda whimbrel, move: whimbrel.finalise_move(move))
+
+
+@app.command()
+def abort(collection: Name, as_json: AsJson = False) -> None:
+    """End a move before its switch. What it made is dropped; nothing else is."""
+    _steer(collection, as_json, lambda whimbrel, move: whimbrel.abort_move(move))
+
+
+def _steer(collection: str, as_json: bool, change: Callable[[Whimbrel, Move], Move]) -> None:
+    with opened() as whimbrel:
+        changed = change(whimbrel, whimbrel.move(collection))
+        _show(whimbrel.move_dict(changed), as_json)
+
+
+def _wait(whimbrel: Whimbrel, move: Move, job: Job, as_json: bool, *, detach: bool = False) -> None:
+    """Until the job has ended, then show the move. Status 1 where the move has failed."""
+    if detach and (whimbrel.owner_lease() is not None or owned_elsewhere(whimbrel)):
+        _show(whimbrel.move_dict(move), as_json)
+        return
+    finished(whimbrel, job, Progress(quiet=as_json))
+    found = whimbrel.move_dict(whimbrel.move_by_id(move.id))
+    _show(found, as_json)
+    if found["state"] == "failed":
+        raise typer.Exit(1)
+
+
+def _show(move: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        out.data(move)
+        return
+    paused = " (paused)" if move["paused"] else ""
+    out.styled(f"{out.bold(move['collection'])}: move {move['id']} is {out.bold(move['state'])}{paused}")
+    for side in ("source", "target"):
+        for view in move[side]:
+            lag = f", {view['lag']:,} changes behind" if view["lag"] and view["state"] != "retired" else ""
+            model = f", {view['space']['embedder']}" if view["space"] else ""
+            out.line(f"  {side}: view {view['id']} ({view['kind']}, {view['state']}{lag}) {view['uri']}{model}")
+            if view["error"]:
+                out.line(f"    {view['error']}")
+    rows = move["rows"]
+    if move["seconds_left"] is not None:
+        pace = f"{move['rows_per_s']:,.0f}/s, {move['seconds_left']:,.0f} s left"
+        out.line(f"  {rows['done']:,} of {rows['total']:,} rows, {pace}")
+    checks = move["checks"]
+    for view in checks.get("views", []):
+        verdict = "equal" if view["equal"] else "DIFFERENT"
+        out.line(
+            f"  verified: view {view['view']}, {view['rows']:,} rows at position {view['position']:,}: {verdict} "
+            f"(missing {view['missing']:,}, extra {view['extra']:,}, different {view['different']:,})"
+        )
+    found = checks.get("search")
+    if found:
+        source, target = found["source"], found["target"]
+        out.line(
+            f"  recall@10: target {target['recall@10']:.3f}, source {source['recall@10']:.3f}; "
+            f"search p50: target {target['p50_ms']:.1f} ms, source {source['p50_ms']:.1f} ms"
+        )
+    if move["rejects"]:
+        out.line(f"  rejected: {move['rejects']:,} rows; `whimbrel move report {move['collection']}` names them")
+    if move["error"]:
+        out.line(f"  {move['error']}")
+    said = move["hint"] or _NEXT.get(move["state"], "").format(name=move["collection"])
+    if said:
+        out.note(said)
+
+
+_NEXT = {
+    "ready": "Next: `whimbrel move switch {name}`.",
+    "switched": "Searches read the target. `whimbrel move rollback {name}` goes back; `move finalise` gives that up.",
+    "rolled_back": "Searches read the old view. `whimbrel move switch {name}` switches again; `move abort` ends it.",
+    "finalised": "The old view's data is kept: `whimbrel view drop` removes it.",
+}
