@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from typing import Any
 
 from whimbrel.catalog import collections, log, moves, processes
 from whimbrel.catalog.collections import ViewRow
@@ -11,7 +12,7 @@ from whimbrel.catalog.engine import now
 from whimbrel.catalog.moves import Move
 from whimbrel.catalog.processes import Process
 from whimbrel.domain import MoveState, ViewState
-from whimbrel.errors import Conflict
+from whimbrel.errors import Conflict, ViewDamaged
 from whimbrel.owner.owner import Owner
 from whimbrel.owner.runner import JobContext
 
@@ -34,7 +35,7 @@ class Switcher:
         """Make the target live, or with `back` the source again. Raises `Conflict`; then nothing was switched."""
         self._check(move, back=back)
         views = move.sources if back else move.targets
-        await self._count(views)
+        await self._count(move, views, back=back)
         await self._prepared(move, views)
         if not back:
             await asyncio.to_thread(self._change, move.id, MoveState.PREPARED)
@@ -69,7 +70,7 @@ class Switcher:
             move.hint or "`whimbrel move status` shows how far it is.",
         )
 
-    async def _count(self, views: Sequence[int]) -> None:
+    async def _count(self, move: Move, views: Sequence[int], *, back: bool) -> None:
         """A last look, without reading the rows: nothing has been lost since they were compared."""
         for key in views:
             follower = self._owner.views.followers.get(key)
@@ -80,8 +81,15 @@ class Switcher:
                     "switched.",
                     "Switch again when `whimbrel status` shows no error.",
                 )
-            async with follower.turn:
-                await follower.check_count()
+            try:
+                async with follower.turn:
+                    await follower.check_count()
+            except ViewDamaged as damaged:
+                said = f"{damaged.message} It has changed since it was verified."
+                hint = "`whimbrel move resume` finds what differs, and writes it again."
+                if not back:
+                    await asyncio.to_thread(self._change, move.id, MoveState.FAILED, error=said, hint=hint)
+                raise Conflict(f"{said} Nothing was switched.", hint) from damaged
 
     def _row(self, key: int) -> ViewRow:
         with self._catalog.read() as connection:
@@ -108,9 +116,9 @@ class Switcher:
         with self._catalog.read() as connection:
             return [one for one in processes.present(connection) if not views <= set(one.prepared)]
 
-    def _change(self, move_id: str, state: MoveState) -> None:
+    def _change(self, move_id: str, state: MoveState, **values: Any) -> None:
         with self._catalog.write(fence=self._context.fence) as connection:
-            moves.change(connection, move_id, state=state)
+            moves.change(connection, move_id, state=state, **values)
 
     def _try(self, move_id: str, back: bool) -> Move | None:
         """The switch itself; None while the view is behind the one that it takes the place of."""

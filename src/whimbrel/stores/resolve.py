@@ -88,7 +88,12 @@ def parse_uri(uri: str) -> tuple[str, str]:
 
 def same_place(uri: str, other: str) -> bool:
     """Whether two URIs name one database, whatever credentials they hold."""
-    return without_credentials(uri) == without_credentials(other)
+    return _place(uri) == _place(other)
+
+
+def _place(uri: str) -> str:
+    place = without_credentials(uri).rstrip("/")
+    return "lancedb:views" if place == "lancedb:" else place
 
 
 def _is_server(scheme: str) -> bool:

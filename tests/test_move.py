@@ -1,0 +1,481 @@
+"""Moves: a collection taken to another view, verified, switched and back; and everything that can stand in the way."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.memory_store import TABLES, MemoryStore
+
+from running import DEADLINE_S, Toy, until
+from whimbrel.app import Whimbrel
+from whimbrel.catalog import moves, processes
+from whimbrel.catalog.moves import Move
+from whimbrel.domain import MoveState, ViewState
+from whimbrel.errors import BadInput, ConfigError, Conflict, MoveNotFound, RowRefused, SpaceMismatch, StoreUnavailable
+from whimbrel.models.embedders import resolve
+from whimbrel.move import switching
+from whimbrel.stores.base import Records, StoreInfo
+
+pytestmark = pytest.mark.timeout(180)
+
+NOTES = 40
+
+
+@pytest.fixture
+def toy(monkeypatch: pytest.MonkeyPatch) -> Toy:
+    made = Toy()
+    monkeypatch.setitem(resolve._PROVIDERS, "toy", lambda _model, _threads: made)
+    return made
+
+
+@pytest.fixture
+def other(monkeypatch: pytest.MonkeyPatch) -> Toy:
+    """Another model, of another space."""
+    made = Toy(model="other", dimensions=48)
+    monkeypatch.setitem(resolve._PROVIDERS, "other", lambda _model, _threads: made)
+    return made
+
+
+@pytest.fixture
+def memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The scheme `other:`, of a store in memory that a test can make fail."""
+    about = tmp_path / "packages" / "other-1.dist-info"
+    about.mkdir(parents=True)
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: other\nVersion: 1\n")
+    (about / "entry_points.txt").write_text("[whimbrel.stores]\nother = tests.memory_store:MemoryStore\n")
+    monkeypatch.syspath_prepend(tmp_path / "packages")
+    TABLES.clear()
+    yield
+    TABLES.clear()
+
+
+@pytest.fixture
+def home(tmp_path: Path, toy: Toy, monkeypatch: pytest.MonkeyPatch) -> Iterator[Whimbrel]:
+    monkeypatch.setattr(switching, "NOTICE_S", 0.3)
+    with opened(tmp_path / "home") as whimbrel:
+        add(whimbrel, "birds", NOTES)
+        yield whimbrel
+
+
+def opened(folder: Path) -> Whimbrel:
+    return Whimbrel(home=folder, embedder="toy", **{"owner.erasure_grace_s": 0})
+
+
+def add(home: Whimbrel, name: str, count: int) -> None:
+    home.add([{"id": f"{name}{n}", "text": note(name, n)} for n in range(count)])
+
+
+def note(name: str, number: int) -> str:
+    return f"Note {number} of the {name}, written in town {7 * number}."
+
+
+def finds(home: Whimbrel, name: str, number: int, **asked: Any) -> bool:
+    """Whether a note is the first hit of its own text."""
+    return home.search(note(name, number), **asked).hits[0].text == note(name, number)
+
+
+def moved(home: Whimbrel, to: str | None = "lancedb:elsewhere", **asked: Any) -> Move:
+    """A move, as far as it comes by itself."""
+    _, job = home.start_move("default", to=to, **asked)
+    home.finish(job, timeout_s=DEADLINE_S)
+    return home.move("default")
+
+
+def switched(home: Whimbrel, move: Move) -> Move:
+    home.finish(home.switch_move(move), timeout_s=DEADLINE_S)
+    return home.move("default")
+
+
+def live(home: Whimbrel) -> dict[str, Any]:
+    (found,) = home.status()["collections"]
+    return next(view for view in found["views"] if view["live"] and view["kind"] == "store")
+
+
+def states(home: Whimbrel) -> dict[int, ViewState]:
+    return {row.id: row.view.state for row in home.views("default") if row.view.kind == "store"}
+
+
+def test_a_collection_moves_goes_back_and_moves_again(home: Whimbrel, toy: Toy) -> None:
+    before = home.search("note 7 of the birds").hits
+    paid = len(toy.given)
+    move = moved(home)
+    assert move.state is MoveState.READY
+    assert live(home)["uri"] == "lancedb:", "nothing is switched by itself"
+    (report,) = move.checks["views"]
+    assert report["equal"]
+    assert report["rows"] == report["expected"] == NOTES
+    assert move.checks["search"]["target"]["recall@10"] == 1.0
+
+    move = switched(home, move)
+    assert move.state is MoveState.SWITCHED
+    assert live(home)["uri"] == "lancedb:elsewhere"
+    assert [hit.chunk_id for hit in home.search("note 7 of the birds").hits] == [hit.chunk_id for hit in before]
+
+    add(home, "fish", 5)  # both views are fed
+    home.finish(home.rollback_move(move), timeout_s=DEADLINE_S)
+    move = home.move("default")
+    assert move.state is MoveState.ROLLED_BACK
+    assert live(home)["uri"] == "lancedb:"
+    assert finds(home, "fish", 3, mode="dense")
+
+    move = switched(home, move)
+    assert live(home)["uri"] == "lancedb:elsewhere"
+    assert finds(home, "fish", 3, mode="dense")
+    old, new = move.source_store, move.target_store
+    move = home.finalise_move(move)
+    assert states(home) == {old: ViewState.RETIRED, new: ViewState.LIVE}
+    assert len(toy.given) == paid + 5, "no text was embedded again"
+
+
+def test_the_old_views_data_is_kept_until_it_is_dropped(home: Whimbrel) -> None:
+    move = home.finalise_move(switched(home, moved(home)))
+    (folder,) = (home.home.path / "views").glob(f"c*-v{move.source_store}-*.lance")
+    path = home.home.path
+    home.close()
+    with opened(path) as again:  # an owner that begins drops what replaced views have left; not this
+        again.own()
+        add(again, "fish", 1)
+        assert folder.exists()
+        assert move.source_store in states(again)
+        again.finish(again.start_view_job("drop_view", move.source_store, now=True), wait="end", timeout_s=DEADLINE_S)
+        assert not folder.exists()
+        assert move.source_store not in states(again)
+
+
+def test_no_search_fails_and_none_is_behind_while_it_switches(home: Whimbrel) -> None:
+    move = moved(home)
+    failed: list[BaseException] = []
+    seen: set[str] = set()
+    stop = threading.Event()
+
+    def search() -> None:
+        while not stop.is_set():
+            try:
+                found = home.search(note("birds", 7), top_k=1)
+                assert found.hits[0].text == note("birds", 7)
+                seen.update(found.degraded)
+            except BaseException as error:
+                failed.append(error)
+
+    threads = [threading.Thread(target=search) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for _ in range(3):
+        move = switched(home, move)
+        home.finish(home.rollback_move(move), timeout_s=DEADLINE_S)
+        move = home.move("default")
+    stop.set()
+    for thread in threads:
+        thread.join()
+    assert not failed
+    assert not seen
+
+
+def test_writes_go_on_while_it_copies(home: Whimbrel) -> None:
+    _, job = home.start_move("default", to="lancedb:elsewhere", rate=20)
+    until(lambda: home.move("default").samples, "the copy has begun")
+    add(home, "fish", 5)
+    home.delete(["birds3"])
+    home.finish(job, timeout_s=DEADLINE_S)
+    move = switched(home, home.move("default"))
+    assert move.checks["views"][0]["expected"] == NOTES + 5 - 1
+    assert not [hit for hit in home.search("note 3 of the birds", top_k=50).hits if "Note 3 of the birds" in hit.text]
+
+
+def test_a_pause_writes_nothing_and_a_rate_is_held(home: Whimbrel) -> None:
+    _, job = home.start_move("default", to="lancedb:elsewhere", rate=8)
+    until(lambda: home.move("default").samples, "the copy has begun")
+    paused = home.pause_move(home.move("default"))
+    assert paused.paused
+    target = paused.target_store
+    until(lambda: target not in home.owner.views.followers, "the view is let go")  # type: ignore[union-attr]
+    with home.catalog.read() as connection:
+        at = moves.collections.view(connection, target).build_after  # type: ignore[arg-type]
+    add(home, "fish", 3)
+    with home.catalog.read() as connection:
+        assert moves.collections.view(connection, target).build_after == at  # type: ignore[arg-type]
+    _, same = home.resume_move(home.move("default"), rate=0)
+    assert same.id == job.id, "the job that was at it goes on"
+    home.finish(job, timeout_s=DEADLINE_S)
+    assert home.move("default").checks["views"][0]["rows"] == NOTES + 3
+
+
+def test_auto_switch(home: Whimbrel) -> None:
+    move = moved(home, auto_switch=True)
+    assert move.state is MoveState.SWITCHED
+    assert live(home)["uri"] == "lancedb:elsewhere"
+
+
+def test_another_embedder_embeds_only_what_it_lacks(home: Whimbrel, toy: Toy, other: Toy) -> None:
+    move = moved(home, to=None, embedder="other")
+    assert move.state is MoveState.READY
+    assert len(other.given) == NOTES
+    move = switched(home, move)
+    assert live(home)["space"]["model"] == "other"
+    assert finds(home, "birds", 7, mode="dense")
+    add(home, "fish", 2)  # in both spaces: the old view is fed
+    assert (len(toy.given), len(other.given)) == (NOTES + 2, NOTES + 2)
+    home.finish(home.rollback_move(move), timeout_s=DEADLINE_S)
+    assert finds(home, "fish", 1, mode="dense")
+    home.abort_move(home.move("default"))
+    moved(home, to="lancedb:elsewhere", embedder="other")
+    assert len(other.given) == NOTES + 2, "vectors of record are never paid for twice"
+
+
+@pytest.mark.parametrize("to", ["lancedb:", "lancedb:views"])
+def test_the_target_is_the_source(home: Whimbrel, to: str) -> None:
+    with pytest.raises(BadInput, match="is there already"):
+        home.start_move("default", to=to)
+    with pytest.raises(BadInput, match="Nothing is to change"):
+        home.start_move("default")
+    with pytest.raises(MoveNotFound):
+        home.move("default")
+
+
+def test_a_second_move_at_once_is_refused(home: Whimbrel) -> None:
+    move = moved(home)
+    with pytest.raises(Conflict, match=f"moved already: move {move.id} is ready"):
+        home.start_move("default", to="lancedb:third")
+    home.abort_move(move)
+    assert moved(home, to="lancedb:third").state is MoveState.READY
+
+
+def test_a_credential_that_the_other_processes_lack_is_refused(home: Whimbrel) -> None:
+    with pytest.raises(ConfigError, match="holds a credential") as refused:
+        home.start_move("default", to="postgresql://me:s3cret@localhost/db")
+    assert "s3cret" not in refused.value.message
+    with pytest.raises(StoreUnavailable):
+        home.start_move("default", to="chroma+http://127.0.0.1:9")
+    assert home.moves() == []
+
+
+def test_what_is_out_of_turn_is_refused(home: Whimbrel) -> None:
+    _, job = home.start_move("default", to="lancedb:elsewhere", rate=10)
+    move = until(lambda: home.move("default"), "a move")
+    with pytest.raises(Conflict, match="only one that is ready can be switched"):
+        switched(home, move)
+    with pytest.raises(Conflict, match="no switch to take back"):
+        home.finish(home.rollback_move(move), timeout_s=DEADLINE_S)
+    with pytest.raises(Conflict, match="only one that was switched can be finalised"):
+        home.finalise_move(move)
+    with pytest.raises(Conflict, match="nothing to accept"):
+        home.accept_move(move)
+    home.resume_move(move, rate=0)
+    home.finish(job, timeout_s=DEADLINE_S)
+    with pytest.raises(Conflict, match="only one that copies can be paused"):
+        home.pause_move(home.move("default"))
+    move = switched(home, home.move("default"))
+    with pytest.raises(Conflict, match="searches read its target"):
+        home.abort_move(move)
+    move = home.finalise_move(move)
+    for wrong in (home.rollback_move, home.switch_move):
+        with pytest.raises(Conflict, match="is finalised"):
+            home.finish(wrong(move), timeout_s=DEADLINE_S)
+    with pytest.raises(Conflict, match="is finalised already"):
+        home.abort_move(move)
+
+
+@pytest.mark.parametrize("at", ["copying", "paused", "ready", "rolled_back"])
+def test_an_abort_drops_what_the_move_made_and_nothing_else(home: Whimbrel, at: str) -> None:
+    source = live(home)["id"]
+    if at in ("copying", "paused"):
+        home.start_move("default", to="lancedb:elsewhere", rate=8)
+        until(lambda: home.move("default").samples, "the copy has begun")
+        if at == "paused":
+            home.pause_move(home.move("default"))
+    else:
+        move = moved(home)
+        if at == "rolled_back":
+            home.finish(home.rollback_move(switched(home, move)), timeout_s=DEADLINE_S)
+    move = home.abort_move(home.move("default"))
+    assert move.state is MoveState.ABORTED
+    (job,) = [job for job in home.jobs(active=True) if job.kind == "drop_view"]
+    home.finish(home.start_view_job("drop_view", move.target_store, now=True), wait="end", timeout_s=DEADLINE_S)  # type: ignore[arg-type]
+    assert not list((home.home.path / "elsewhere").glob("*.lance"))
+    assert states(home) == {source: ViewState.LIVE}
+    assert job.args["view"] == move.target_store
+    assert finds(home, "birds", 7, mode="dense")
+
+
+@pytest.mark.usefixtures("memory")
+class TestATargetThatFails:
+    def test_it_loses_a_row_behind_our_back(self, home: Whimbrel) -> None:
+        move = moved(home, "other://here/db")
+        table = rows_of(move)
+        lost = next(iter(table))
+        table.pop(lost)
+        with pytest.raises(Conflict, match=r"holds 39 rows where the catalog has 40 .* Nothing was switched"):
+            switched(home, move)
+        assert home.move("default").state is MoveState.FAILED
+        home.finish(home.verify_move(move), timeout_s=DEADLINE_S)
+        move = home.move("default")
+        assert move.state is MoveState.FAILED
+        assert move.checks["views"][0]["missing"] == 1
+        assert move.checks["views"][0]["examples"]["missing"] == [lost]
+        assert "1 missing" in move.error
+        with pytest.raises(Conflict, match="only one that is ready"):
+            switched(home, move)
+        _, job = home.resume_move(move)
+        home.finish(job, timeout_s=DEADLINE_S)
+        move = home.move("default")
+        assert move.state is MoveState.READY
+        assert move.checks["mended"] == 1
+        assert lost in rows_of(move)
+
+    def test_someone_else_writes_to_it(self, home: Whimbrel) -> None:
+        move = moved(home, "other://here/db")
+        table = rows_of(move)
+        first, second = list(table)[:2]
+        table["theirs"] = table[first]
+        table[second] = replace(table[second], text="Something else.")
+        home.finish(home.verify_move(move), timeout_s=DEADLINE_S)
+        move = home.move("default")
+        (report,) = move.checks["views"]
+        assert (report["extra"], report["different"], report["missing"]) == (1, 1, 0)
+        accepted = home.accept_move(move)
+        assert accepted.state is MoveState.READY
+        assert accepted.accepted
+
+    def test_a_row_that_it_refuses_is_named_and_does_not_stop_it(
+        self, home: Whimbrel, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        upsert = MemoryStore.upsert
+
+        async def fussy(self: MemoryStore, records: Records, *, new: bool = False) -> None:
+            for id_, text in zip(records.ids, records.texts, strict=True):
+                if "Note 7 " in text:
+                    raise RowRefused.of(id_, f"The database refuses the row {id_!r}: too bad.", "Make it better.")
+            await upsert(self, records, new=new)
+
+        monkeypatch.setattr(MemoryStore, "upsert", fussy)
+        move = moved(home, "other://here/db")
+        assert move.state is MoveState.FAILED
+        assert "1 rows cannot go" in move.error
+        (reject,) = home.move_rejects(move)
+        assert "too bad" in reject.reason
+        assert reject.document
+        (report,) = move.checks["views"]
+        assert (report["rows"], report["missing"]) == (NOTES - 1, 0)
+        move = switched(home, home.accept_move(move))
+        assert move.state is MoveState.SWITCHED
+        monkeypatch.setattr(MemoryStore, "upsert", upsert)
+        home.add([{"id": "birds7", "text": "Note 7 is another one now."}])
+        assert home.move_rejects(move) == [], "what has been replaced since is no reject"
+
+    def test_it_starts_refusing_and_comes_back(self, home: Whimbrel, monkeypatch: pytest.MonkeyPatch) -> None:
+        upsert = MemoryStore.upsert
+        out = True
+
+        async def moody(self: MemoryStore, records: Records, *, new: bool = False) -> None:
+            if out:
+                raise StoreUnavailable("The database does not answer.", "Wait.")
+            await upsert(self, records, new=new)
+
+        monkeypatch.setattr(MemoryStore, "upsert", moody)
+        _, job = home.start_move("default", to="other://here/db")
+        until(lambda: "does not answer" in home.move("default").error, "the move says why it stands still")
+        assert home.search("note 7 of the birds").degraded == [], "searches go on with the old view"
+        out = False
+        home.finish(job, timeout_s=DEADLINE_S)
+        assert home.move("default").state is MoveState.READY
+
+    def test_it_cannot_hold_so_many_dimensions(self, home: Whimbrel, monkeypatch: pytest.MonkeyPatch) -> None:
+        describe = MemoryStore.describe
+
+        def small(self: MemoryStore) -> StoreInfo:
+            info = describe(self)
+            return StoreInfo(info.name, info.metric, info.dimensions, max_dimensions=16)
+
+        monkeypatch.setattr(MemoryStore, "describe", small)
+        with pytest.raises(SpaceMismatch, match="up to 16 dimensions"):
+            home.start_move("default", to="other://here/db")
+
+
+def rows_of(move: Move) -> dict[str, Any]:
+    """The target's rows in memory."""
+    (table,) = [table for (_, name), table in TABLES.items() if f"-v{move.target_store}-" in name]
+    return table.rows  # type: ignore[no-any-return]
+
+
+def test_a_target_whose_data_is_gone_is_built_again(home: Whimbrel) -> None:
+    move = moved(home)
+    (folder,) = (home.home.path / "elsewhere").glob("*.lance")
+    path = home.home.path
+    home.close()
+    shutil.rmtree(folder)
+    with opened(path) as again:
+        again.own()
+        replaced = until(
+            lambda: (now := again.move("default")).target_store != move.target_store and now, "another target is built"
+        )
+        until(
+            lambda: states(again)[replaced.target_store] is ViewState.STANDBY,
+            "it stands by",
+        )
+        assert switched(again, again.move("default")).state is MoveState.SWITCHED
+
+
+def test_an_owner_that_is_killed_and_another_goes_on(home: Whimbrel, toy: Toy) -> None:
+    _, job = home.start_move("default", to="lancedb:elsewhere", rate=10)
+    until(lambda: home.move("default").samples, "the copy has begun")
+    path = home.home.path
+    home.close()
+    with opened(path) as again:
+        again.resume_move(again.move("default"), rate=0)
+        again.finish(again.job(job.id), timeout_s=DEADLINE_S)
+        move = again.move("default")
+        assert move.state is MoveState.READY
+        assert move.checks["views"][0]["equal"]
+
+
+def test_a_process_that_has_not_the_target_open_holds_the_switch(
+    home: Whimbrel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(switching, "PREPARE_S", 1.0)
+    move = moved(home)
+    info = {"host": "far", "pid": 7}
+    with home.catalog.write() as connection:
+        processes.seen(connection, "far:7", info, [], "no route to the store")
+    with pytest.raises(Conflict, match=r"process 7 on far \(no route to the store\) could not open view"):
+        switched(home, move)
+    assert home.move("default").state is MoveState.READY
+    assert live(home)["uri"] == "lancedb:"
+    with home.catalog.write() as connection:
+        processes.seen(connection, "far:7", info, [move.target_store or 0], "")
+    assert switched(home, move).state is MoveState.SWITCHED
+
+
+def test_a_process_that_searches_opens_the_target_before_the_switch(home: Whimbrel) -> None:
+    home.search("note 7 of the birds")
+    move = moved(home)
+
+    def prepared() -> bool:
+        with home.catalog.read() as connection:
+            return any(move.target_store in one.prepared for one in processes.present(connection))
+
+    until(prepared, "this process says that it has the target open")
+    switched(home, move)
+    home.finalise_move(home.move("default"))
+
+    def left() -> bool:
+        with home.catalog.read() as connection:
+            return not processes.present(connection)
+
+    until(left, "it says nothing any more when the move has ended")
+
+
+def test_a_purge_reaches_the_view_that_stands_by(home: Whimbrel) -> None:
+    move = switched(home, moved(home))
+    job = home.purge(["birds7"])
+    assert home.finish(job, wait="end", timeout_s=DEADLINE_S)["documents"] == 1
+    for view in (move.source_store, move.target_store):
+        follower = home.owner.views.followers[view]  # type: ignore[union-attr,index]
+        future = asyncio.run_coroutine_threadsafe(follower.target.count(), home.owner._loop)  # type: ignore[union-attr,arg-type]
+        assert future.result(30) == NOTES - 1
