@@ -70,25 +70,35 @@ def dumps(metadata: Metadata) -> str:
     """Metadata as strict JSON, exactly, in valid UTF-8: also NaN, infinities, -0.0, integers of any size."""
     try:
         written = _json(metadata)
-        if _FLOAT not in written and _DICT not in written:
+        if not is_reserved(written):
             return written
     except ValueError:  # NaN or an infinity
         pass
     return _json(_encoded(metadata))
 
 
+def is_reserved(written: str) -> bool:
+    """Whether a key, or JSON, may hold a key that means something here."""
+    return _FLOAT in written or _DICT in written
+
+
 def _json(value: Any) -> str:
-    written = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    written = _in_unicode(value)
     try:
         written.encode()
     except UnicodeEncodeError:  # half of a surrogate pair
-        return json.dumps(value, separators=(",", ":"), allow_nan=False)
+        return _in_ascii(value)
     return written
+
+
+# Made once: `json.dumps` makes an encoder for each call that has options.
+_in_unicode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode
+_in_ascii = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
 
 
 def loads(written: str) -> dict[str, Any]:
     """What `dumps` was given."""
-    found: dict[str, Any] = json.loads(written, object_hook=_decoded)
+    found: dict[str, Any] = _decode(written) if is_reserved(written) else json.loads(written)
     return found
 
 
@@ -106,3 +116,6 @@ def _decoded(found: dict[str, Any]) -> Any:
     if _FLOAT in found:
         return float(found[_FLOAT])
     return dict(found[_DICT]) if _DICT in found else found
+
+
+_decode = json.JSONDecoder(object_hook=_decoded).decode

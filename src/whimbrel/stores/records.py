@@ -1,4 +1,8 @@
-"""Rows as columns, which is how they move between the catalog, the stores and each other."""
+"""Rows as columns, which is how they move between the catalog, the stores and each other.
+
+A column is a sequence: a list, or what keeps an Arrow array as it is (`whimbrel.stores.arrays`), so that rows which a
+database gives as arrays and another takes as arrays never become objects.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +14,7 @@ import numpy.typing as npt
 
 from whimbrel.domain import Metadata
 from whimbrel.errors import BadInput, SpaceMismatch
+from whimbrel.stores.arrays import join_columns, take_rows
 
 Vectors = npt.NDArray[np.float32]
 """float32[n, dimensions]"""
@@ -23,10 +28,12 @@ class Records:
     """Rows as columns; all of one length."""
 
     ids: Sequence[str]
+    """A list or `Texts`, and so are `texts`."""
     vectors: Mapping[str, Vectors]
     """Named dense vectors, each float32[n, d]."""
     texts: Sequence[str]
     metadata: Sequence[Metadata]
+    """A list or `CodedMetadata`."""
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -41,15 +48,17 @@ class Records:
         """The rows of all parts, in their order."""
         if not parts:
             return cls.none(dimensions)
+        if len(parts) == 1:
+            return parts[0]
         return cls(
-            [id_ for part in parts for id_ in part.ids],
+            join_columns([part.ids for part in parts]),
             {name: np.concatenate([part.vectors[name] for part in parts]) for name in parts[0].vectors},
-            [text for part in parts for text in part.texts],
-            [one for part in parts for one in part.metadata],
+            join_columns([part.texts for part in parts]),
+            join_columns([part.metadata for part in parts]),
         )
 
     def between(self, start: int, stop: int) -> Records:
-        """Rows `[start, stop)`; no vector is copied."""
+        """Rows `[start, stop)`; no vector is copied, and no Arrow array."""
         return Records(
             self.ids[start:stop],
             {name: vectors[start:stop] for name, vectors in self.vectors.items()},
@@ -60,10 +69,10 @@ class Records:
     def taken(self, rows: Sequence[int]) -> Records:
         """The rows of these numbers, in this order."""
         return Records(
-            [self.ids[row] for row in rows],
+            take_rows(self.ids, rows),
             {name: vectors[list(rows)] for name, vectors in self.vectors.items()},
-            [self.texts[row] for row in rows],
-            [self.metadata[row] for row in rows],
+            take_rows(self.texts, rows),
+            take_rows(self.metadata, rows),
         )
 
 

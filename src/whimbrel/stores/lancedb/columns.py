@@ -22,11 +22,14 @@ from enum import StrEnum
 from hashlib import blake2b
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from whimbrel.domain import Metadata
 from whimbrel.filters import Scalar, facts, flatten
-from whimbrel.stores.envelope import dumps, loads
+from whimbrel.stores.arrays import CodedMetadata
+from whimbrel.stores.tabular import Numbers, Plain, Tabular, gathered, tabulated
 
 ID, TEXT, VECTOR, METADATA, MORE = "id", "text", "vector", "metadata", "metadata_more"
 FIXED = (ID, TEXT, VECTOR, METADATA)
@@ -53,6 +56,10 @@ class Slot:
     kind: Kind
     many: bool
 
+    @property
+    def type(self) -> pa.DataType:
+        return pa.list_(_ARROW[self.kind]) if self.many else _ARROW[self.kind]
+
 
 @dataclass(frozen=True, slots=True)
 class Column:
@@ -61,9 +68,8 @@ class Column:
 
     @property
     def field(self) -> pa.Field:
-        kind = _ARROW[self.slot.kind]
         about = {_PATH: self.slot.path.encode(), _KIND: self.slot.kind.encode(), _MANY: b"1" if self.slot.many else b""}
-        return pa.field(self.name, pa.list_(kind) if self.slot.many else kind, metadata=about)
+        return pa.field(self.name, self.slot.type, metadata=about)
 
 
 @dataclass(frozen=True)
@@ -135,43 +141,65 @@ class EncodedMetadata:
 def encode(metadata: Sequence[Metadata], columns: Columns, limit: int) -> EncodedMetadata:
     """The metadata of n rows as arrays of length n, and the columns that they need.
 
-    All chunks of a document share its metadata, so each distinct one is taken apart once: five fields on chunks of one
-    document in ten cost 1 microsecond a row instead of 9.
+    All chunks of a document share its metadata, so each distinct one is taken apart once, and column by column.
     """
-    rows, distinct, envelopes = _distinct(metadata)
-    cells: dict[Slot, dict[int, Any]] = {}
-    for row, one in enumerate(distinct):
-        for path, scalars in flatten(one).items():
-            for slot, value in _slots(path, scalars):
-                cells.setdefault(slot, {})[row] = value
+    coded = CodedMetadata.of(metadata).compact()
+    distinct = coded.distinct
+    table = tabulated(distinct)
+    cells = _cells(table, distinct)
     grown = columns.with_(cells, limit)
-    arrays = {METADATA: pa.array(envelopes, pa.string())}
+    arrays = {METADATA: coded.json if coded.has_json else table.json(distinct)}
     more: dict[int, list[str]] = {}
-    for slot, values in cells.items():
+    for slot, parts in cells.items():
         column = grown.of.get(slot)
-        if column is None:
-            for row, value in values.items():
-                more.setdefault(row, []).extend(_more(slot.path, value if slot.many else [value]))
-        else:
-            arrays[column.name] = pa.array([values.get(row) for row in range(len(distinct))], column.field.type)
+        if column is not None:
+            arrays[column.name] = gathered(parts, len(distinct))
+            continue
+        for rows, array in parts:
+            for row, value in zip(rows.tolist(), array.to_pylist(), strict=True):
+                if value is not None:
+                    more.setdefault(row, []).extend(_more(slot.path, value if slot.many else [value]))
     if more:
         arrays[MORE] = pa.array([more.get(row) for row in range(len(distinct))], pa.list_(pa.string()))
     if len(distinct) < len(metadata):
-        take = pa.array(rows, pa.int32())
-        arrays = {name: array.take(take) for name, array in arrays.items()}
+        arrays = {name: array.take(coded.codes) for name, array in arrays.items()}
     return EncodedMetadata(grown, arrays)
 
 
-def decode(envelopes: pa.Array | pa.ChunkedArray) -> list[Metadata]:
-    """The metadata of each row; rows of equal metadata share one object."""
-    known: dict[str, Metadata] = {}
-    out = []
-    for envelope in envelopes.to_pylist():
-        one = known.get(envelope)
-        if one is None:
-            one = known[envelope] = loads(envelope)
-        out.append(one)
-    return out
+def _cells(table: Tabular, metadata: Sequence[Metadata]) -> dict[Slot, list[tuple[Numbers, pa.Array]]]:
+    """What each slot holds: numbers of rows, and their values, of which some may be null."""
+    found: dict[Slot, list[tuple[Numbers, pa.Array]]] = {}
+    others: dict[Slot, dict[int, Any]] = {}
+    for form in table.forms:
+        for path, column in form.columns.items():
+            if isinstance(column, Plain):
+                if column.array.null_count < len(column.array):
+                    found.setdefault(_slot_of(path, column), []).append((form.rows, _unsigned_zero(column.array)))
+                continue
+            for row, scalars in zip(form.rows.tolist(), column.scalars, strict=True):
+                _put(others, row, path, scalars)
+    for row in table.others.tolist():
+        for path, scalars in flatten(metadata[row]).items():
+            _put(others, row, path, scalars)
+    for slot, values in others.items():
+        rows = np.fromiter(values, np.int64, len(values))
+        found.setdefault(slot, []).append((rows, pa.array(list(values.values()), slot.type)))
+    return found
+
+
+def _put(cells: dict[Slot, dict[int, Any]], row: int, path: str, scalars: Sequence[Scalar]) -> None:
+    for slot, value in _slots(path, scalars):
+        cells.setdefault(slot, {})[row] = value
+
+
+def _slot_of(path: str, column: Plain) -> Slot:
+    (kind,) = (kind for kind, type_ in _ARROW.items() if type_ == column.array.type)
+    return Slot(path, kind, False)
+
+
+def _unsigned_zero(array: pa.Array) -> pa.Array:
+    """-0.0 becomes 0.0: some kernels hold them apart."""
+    return pc.add(array, 0.0) if array.type == pa.float64() else array
 
 
 def more_path(path: str) -> str:
@@ -186,24 +214,6 @@ def more_value(path: str, value: Scalar) -> str:
 
 def _more(path: str, values: Iterable[Scalar]) -> list[str]:
     return [more_path(path), *dict.fromkeys(more_value(path, value) for value in values)]
-
-
-def _distinct(metadata: Sequence[Metadata]) -> tuple[list[int], list[Metadata], list[str]]:
-    """For each row the number of its metadata among the distinct ones; those; and their JSON."""
-    rows: list[int] = []
-    distinct: list[Metadata] = []
-    seen: dict[int, int] = {}
-    by_json: dict[str, int] = {}
-    for one in metadata:
-        number = seen.get(id(one))
-        if number is None:
-            envelope = dumps(one)
-            number = by_json.setdefault(envelope, len(by_json))
-            if number == len(distinct):
-                distinct.append(one)
-            seen[id(one)] = number
-        rows.append(number)
-    return rows, distinct, list(by_json)
 
 
 def _slots(path: str, scalars: Sequence[Scalar]) -> Iterable[tuple[Slot, Any]]:
@@ -226,7 +236,7 @@ def _typed(scalar: Scalar) -> tuple[Kind, Scalar]:
         return Kind.BOOL, scalar
     if isinstance(scalar, int):
         return Kind.INT, scalar
-    return Kind.FLOAT, scalar + 0.0  # -0.0 becomes 0.0: some kernels hold them apart
+    return Kind.FLOAT, scalar + 0.0  # as `_unsigned_zero`
 
 
 def _name(slot: Slot, first: bool, taken: set[str]) -> str:

@@ -17,9 +17,11 @@ import pyarrow as pa
 from whimbrel.domain import Matches, Position, Space
 from whimbrel.errors import Conflict, Forbidden, SpaceMismatch, ViewDamaged
 from whimbrel.filters import OPERATORS, Filter, matches
+from whimbrel.stores.arrays import CodedMetadata, Texts
 from whimbrel.stores.base import DENSE, Metric, Reach, Records, Store, StoreInfo
+from whimbrel.stores.envelope import loads
 from whimbrel.stores.lancedb import maintain
-from whimbrel.stores.lancedb.columns import FIXED, ID, METADATA, TEXT, VECTOR, Columns, decode, encode, table_schema
+from whimbrel.stores.lancedb.columns import FIXED, ID, METADATA, TEXT, VECTOR, Columns, encode, table_schema
 from whimbrel.stores.lancedb.library import REBUILD, checked, connect, lance_errors
 from whimbrel.stores.lancedb.where import compile_filter, ids_in
 from whimbrel.stores.metrics import scores
@@ -231,12 +233,12 @@ class LanceStore(Store):
 
     async def fetch(self, ids: Sequence[str]) -> Records:
         table = await self._open()
-        found = []
+        found: list[pa.RecordBatch] = []
         with lance_errors(self._cannot("read")):
             for start in range(0, len(ids), _IDS_PER_QUERY):
                 query = table.query().where(ids_in(ids[start : start + _IDS_PER_QUERY])).select(list(FIXED))
-                found.append(await query.to_arrow())
-        return self._records(pa.concat_tables(found)) if found else Records.none(self._space.dimensions)
+                found += (await query.to_arrow()).to_batches()
+        return Records.joined([self._records(rows) for rows in found], self._space.dimensions)
 
     async def scan(self, batch: int = 5_000) -> AsyncIterator[Records]:
         table = await self._open()
@@ -244,7 +246,7 @@ class LanceStore(Store):
             stream = await table.query().select(list(FIXED)).to_batches(max_batch_length=batch)
         async for rows in checked(self._cannot("read"), stream):
             if rows.num_rows:
-                yield self._records(pa.Table.from_batches([rows]))
+                yield self._records(rows)
 
     async def ids(self) -> list[str]:
         table = await self._open()
@@ -294,7 +296,7 @@ class LanceStore(Store):
             rows = await query.select([ID, "_distance", *([METADATA] if unchecked else [])]).to_arrow()
             hits = list(zip(rows["_distance"].to_pylist(), rows[ID].to_pylist(), strict=True))
             if unchecked:
-                passing = [matches(unchecked, one) for one in decode(rows[METADATA])]
+                passing = [matches(unchecked, one) for one in map(loads, rows[METADATA].to_pylist())]
                 hits = [hit for hit, passes in zip(hits, passing, strict=True) if passes]
             exhausted = rows.num_rows < window
             if exhausted and not everywhere:
@@ -357,11 +359,11 @@ class LanceStore(Store):
         rows = len(records)
         return pa.table([arrays.get(f.name, pa.nulls(rows, f.type)) for f in schema], schema=schema)
 
-    def _records(self, rows: pa.Table) -> Records:
-        flat = rows[VECTOR].combine_chunks()
-        flat = flat.combine_chunks() if isinstance(flat, pa.ChunkedArray) else flat
-        vectors = flat.flatten().to_numpy(zero_copy_only=False).reshape(-1, self._space.dimensions)
-        return Records(rows[ID].to_pylist(), {DENSE: vectors}, rows[TEXT].to_pylist(), decode(rows[METADATA]))
+    def _records(self, rows: pa.RecordBatch) -> Records:
+        """The rows as they lie in the batch's arrays."""
+        vectors = rows[VECTOR].flatten().to_numpy(zero_copy_only=False).reshape(-1, self._space.dimensions)
+        metadata = CodedMetadata.from_json(rows[METADATA])
+        return Records(Texts(rows[ID]), {DENSE: vectors}, Texts(rows[TEXT]), metadata)
 
     def _check_writable(self) -> None:
         if self._read_only:
