@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from whimbrel.catalog import collections, listing, moves
+from whimbrel.catalog import collections, jobs, listing, moves
 from whimbrel.catalog.moves import Move
 from whimbrel.config import mask_url
 from whimbrel.domain import MoveState
@@ -29,6 +29,10 @@ def as_dict(connection: Connection, move: Move) -> dict[str, Any]:
         "collection": move.collection,
         "state": move.state.value,
         "paused": move.paused,
+        "busy": any(
+            job.kind == "move" and job.args.get("move") == move.id
+            for job in jobs.listing(connection, active=True, limit=1_000)
+        ),
         "request": {**{name: getattr(move.request, name) for name in _REQUEST}, "uri": mask_url(move.request.uri)},
         "source": [one for key in move.sources if (one := _view(connection, key)) is not None],
         "target": [one for key in move.targets if (one := _view(connection, key)) is not None],

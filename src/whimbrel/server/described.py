@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from whimbrel.domain import DocumentState, JobState
+from whimbrel.domain import DocumentState, JobState, MoveState
 from whimbrel.server import examples
 
 Supported = Literal["yes", "partly", "no"]
@@ -290,6 +290,46 @@ class JobsShape(BaseModel):
     model_config = example({"jobs": [examples.JOB]})
 
     jobs: list[JobShape]
+
+
+class MoveShape(BaseModel):
+    model_config = example(examples.MOVE)
+
+    id: str
+    collection: str
+    state: MoveState
+    paused: bool
+    busy: bool
+    """A job is at it."""
+    request: dict[str, Any]
+    """What was asked for."""
+    source: list[dict[str, Any]]
+    """The views that it comes from."""
+    target: list[dict[str, Any]]
+    """The views that it makes."""
+    rows: dict[str, int]
+    rows_per_s: float | None
+    seconds_left: float | None
+    plan: dict[str, Any]
+    checks: dict[str, Any]
+    """What the last comparison found: of every row, and of searches on both sides."""
+    accepted: bool
+    """A person has accepted what the checks name."""
+    rejects: int
+    """Rows that the target refuses."""
+    position: int
+    """Where the log stood when every row was verified."""
+    history: list[dict[str, str]]
+    error: str
+    hint: str
+    created_at: str
+    updated_at: str
+
+
+class MovesShape(BaseModel):
+    model_config = example({"moves": [examples.MOVE]})
+
+    moves: list[MoveShape]
 
 
 class HealthShape(BaseModel):

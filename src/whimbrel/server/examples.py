@@ -6,6 +6,7 @@ CHUNK_ID = "9f2b64c0a1d84f0e8f3a5d2c7b6e1a90"
 DOCUMENT_ID = "4c1d9a7be2f05836a1b2c3d4e5f60718"
 TEXT = "The whimbrel flies thousands of kilometres without landing."
 JOB_ID = "0123456789abcdef"
+MOVE_ID = "3f9a1c07"
 CONVERSATION_ID = "5e8c1f0a9b7d4e2fa3c6d8b1907f2e4d"
 TURN_ID = "c0ffee1f0a9b7d4e2fa3c6d8b1907f2e"
 
@@ -101,4 +102,33 @@ TURN = {
     "rating": 1,
     "comment": "",
     "created_at": "2026-01-31T12:00:01+00:00",
+}
+MOVE = {
+    "id": MOVE_ID,
+    "collection": "default",
+    "state": "ready",
+    "paused": False,
+    "busy": False,
+    "request": {
+        "uri": "postgresql://whimbrel@db/app",
+        "embedder": "minilm",
+        "chunking": "tokens=186,overlap=18",
+        "rate": 0.0,
+        "auto_switch": False,
+    },
+    "source": [],
+    "target": [],
+    "rows": {"done": 1200, "total": 1200},
+    "rows_per_s": None,
+    "seconds_left": None,
+    "plan": {"rows": 1200},
+    "checks": {"holds": True, "said": ""},
+    "accepted": False,
+    "rejects": 0,
+    "position": 1200,
+    "history": [{"state": "copying", "at": "2026-01-31T12:00:00.000+00:00"}],
+    "error": "",
+    "hint": "",
+    "created_at": "2026-01-31T12:00:00.000+00:00",
+    "updated_at": "2026-01-31T12:00:09.000+00:00",
 }

@@ -181,6 +181,17 @@ class RenameBody(Body):
     name: Text = Field(description="The new name.")
 
 
+class MoveBody(Body):
+    model_config = example({"collection": "default", "to": "postgresql://whimbrel@db/app"})
+
+    collection: Text = "default"
+    to: Text | None = Field(None, description="The target store's URI, without credentials. Left out, the same store.")
+    embedder: Text | None = Field(None, description="Another `provider:model`.")
+    chunking: Text | None = Field(None, description="Another chunking, as `tokens=256,overlap=32`.")
+    rate: StrictFloat | StrictInt = Field(0.0, ge=0, description="Rows copied per second, at most; 0 for no limit.")
+    auto_switch: StrictBool = Field(False, description="Switch as soon as every row is verified.")
+
+
 class ConversationBody(Body):
     model_config = example({"collection": "default"})
 
