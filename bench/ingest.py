@@ -15,8 +15,9 @@ from bench.corpus import document
 from bench.figures import Figure, clock, median, note
 from bench.homes import tokenizer
 from whimbrel import Whimbrel
-from whimbrel.catalog import collections, rows
+from whimbrel.catalog import collections
 from whimbrel.catalog import tables as t
+from whimbrel.catalog.spans import read_spans
 from whimbrel.domain import EmbedKind, embedded_text
 
 ROUNDS = 3
@@ -62,7 +63,7 @@ def _embedded(whimbrel: Whimbrel) -> list[str]:
             .where(t.chunks.c.collection_id == collection.id)
             .order_by(t.chunks.c.id)
         ).all()
-        texts = rows.read_spans(connection, found)
+        texts = read_spans(connection, found)
     return list(dict.fromkeys(embedded_text(row.context, text) for row, text in zip(found, texts, strict=True)))
 
 

@@ -108,7 +108,7 @@ class ToyView:
         upserts, deletes, new = rows.read_log(
             connection, self.collection_id, self.chunking_id, self.position.position, end[0]
         )
-        found, _, _ = rows.load_chunks(connection, [entry.chunk_id for entry in upserts], None, new=new)
+        found, _, _ = rows.load_chunks(connection, [entry.chunk_id for entry in upserts], None)
         if new:
             assert not set(found.ids) & set(self.rows), "rows said to be new were there already"
         for chunk in deletes:

@@ -9,8 +9,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import pytest
 
 from chroma_server import ChromaServer
@@ -18,8 +16,6 @@ from running import DEADLINE_S, Toy, files, found, until, verified
 from whimbrel.app import Whimbrel
 from whimbrel.domain import SearchResult, ViewKind
 from whimbrel.models.embedders import resolve
-from whimbrel.owner import targets
-from whimbrel.stores.base import DENSE, Records
 
 pytest.importorskip("chromadb")
 pytestmark = pytest.mark.timeout(240)
@@ -79,19 +75,6 @@ def test_real_vectors_are_verified_within_the_rounding_of_chroma(tmp_path: Path)
     with Whimbrel(home=tmp_path / "home", store="chroma:") as whimbrel:
         whimbrel.ingest([tmp_path / "notes"])
         verified(whimbrel, "default")
-
-
-def test_another_vector_or_text_is_found_by_verifying() -> None:
-    vector = np.array([[0.6, 0.8], [0.8, 0.6]], np.float32)
-    near, far = vector * (1 + 1e-7), vector + np.float32(1e-4)
-
-    def digests(vectors: npt.NDArray[np.float32], text: str) -> list[str]:
-        records = Records(["a", "b"], {DENSE: vectors}, [text, "b"], [{}, {}])
-        return targets._record_digests(records, exact=False)
-
-    assert all(map(targets._nearly_equal, digests(vector, "a"), digests(near, "a")))
-    assert not any(map(targets._nearly_equal, digests(vector, "a"), digests(far, "a")))
-    assert not targets._nearly_equal(digests(vector, "a")[0], digests(vector, "other")[0])
 
 
 def test_a_server_away_and_back(tmp_path: Path, server: ChromaServer) -> None:

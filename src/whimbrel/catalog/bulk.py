@@ -1,4 +1,4 @@
-"""Many rows of one table at once: COPY on Postgres, executemany on SQLite.
+"""Many rows at once, as the drivers take and give them quickest: COPY on Postgres, executemany on SQLite.
 
 Measured with 1,000 documents of one chunk a transaction: with COPY 1.6 times as many are written a second.
 """
@@ -9,10 +9,41 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import JSON, BigInteger, Boolean, Connection, Double, Integer, LargeBinary, Table, bindparam, select
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    Connection,
+    Double,
+    Integer,
+    LargeBinary,
+    Select,
+    Table,
+    bindparam,
+    select,
+)
 from sqlalchemy.exc import DBAPIError
 
 Values = Sequence[Any]
+
+
+def fetch(connection: Connection, query: Select[Any]) -> Sequence[Values]:
+    """Every row of a query whose values are integers, bytes and None, and whose parameters are integers.
+
+    From Postgres in its binary form: bytes come as text of twice their length else.
+    """
+    if connection.dialect.name != "postgresql":
+        return connection.execute(query).all()
+    import psycopg
+
+    compiled = query.compile(dialect=connection.dialect)
+    driver = connection.connection.driver_connection
+    assert isinstance(driver, psycopg.Connection)
+    try:
+        with driver.cursor(binary=True) as cursor:
+            return cursor.execute(compiled.string.encode(), compiled.params).fetchall()
+    except psycopg.Error as error:
+        raise DBAPIError("SELECT", None, error) from error
 
 
 def insert(connection: Connection, table: Table, rows: Sequence[Mapping[str, Any]]) -> None:

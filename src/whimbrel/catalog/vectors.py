@@ -15,7 +15,7 @@ from whimbrel.catalog import tables as t
 from whimbrel.catalog.documents import batched, lock_texts
 from whimbrel.catalog.engine import AnyRow, take_keys
 from whimbrel.catalog.keys import among
-from whimbrel.catalog.rows import read_spans
+from whimbrel.catalog.spans import read_spans
 from whimbrel.domain import Space, embedded_text
 
 

@@ -21,6 +21,7 @@ from whimbrel.catalog.collections import Collection, ViewRow
 from whimbrel.catalog.engine import Catalog
 from whimbrel.domain import Position, ViewKind, ViewState
 from whimbrel.errors import RowRefused, ViewDamaged
+from whimbrel.owner.copying import Snapshot
 from whimbrel.owner.embedding import EmbeddingStage
 from whimbrel.owner.targets import Target
 
@@ -31,7 +32,7 @@ WINDOW = 4_000
 MEETINGS = 5
 """How often a view that is to stand still tries to do so where the writers are."""
 PIECE = 2_000
-"""Rows that are held in memory together."""
+"""Rows of the log that are held in memory together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +86,7 @@ class Follower:
         self._due = 0.0
         self._rejected: set[str] | None = None
         """Ids that the database refuses to hold; None before they were read."""
+        self._snapshot = Snapshot(catalog, row, stage)
         self._fresh = False
         self._trust_new_after = 0
         self._held: Position | None = None
@@ -147,7 +149,7 @@ class Follower:
         """Make the rows of these ids what they are in the catalog; those that it has not are removed."""
         async with self.turn:
             keys = await asyncio.to_thread(self._keys_of, ids)
-            found = await self._rows(keys, new=False)
+            found = await self._rows(keys)
             gone = sorted(set(ids) - set(found.ids))
             await self._write(found, gone, None, new=False)
 
@@ -181,7 +183,8 @@ class Follower:
 
     async def maintain(self, *, full: bool = False) -> None:
         async with self.turn:
-            await self.target.maintain(full=full)
+            if not self.building:  # what there is to do then is done once, at the end
+                await self.target.maintain(full=full)
 
     async def settle(self) -> None:
         async with self.turn:
@@ -189,6 +192,7 @@ class Follower:
 
     async def close(self) -> None:
         async with self.turn:
+            self._snapshot.close()
             await self.target.close()
 
     def _distrust(self, held: Position | None) -> str:
@@ -202,26 +206,18 @@ class Follower:
     # --- from a snapshot ---------------------------------------------------------------------------------------------
 
     async def _copy_some(self) -> None:
-        chunk_keys = await asyncio.to_thread(self._next_keys)
-        if self.stage is not None and chunk_keys:
-            await self.stage.fill(chunk_keys)
-        reached = chunk_keys[-1] if chunk_keys else self.upto
-        found = await self._rows(chunk_keys, self._fresh)
-        await self._write(found, (), None, new=self._fresh)
-        self.after = reached
-        self._copied += len(found)
-        await asyncio.to_thread(self._save, build_after=reached, error="")
-
-    def _next_keys(self) -> list[int]:
-        with self.catalog.read() as connection:
-            return rows.next_keys(
-                connection,
-                self.collection_id,
-                self.row.view.chunking_id,
-                after=self.after,
-                upto=self.upto,
-                limit=max(1, min(PIECE, int(self.rows_per_s))) if self.rows_per_s > 0 else PIECE,
-            )
+        batch = await self._snapshot.take(self.after, self.upto, self.rows_per_s)
+        began = time.monotonic()
+        try:
+            await self._write(batch.rows, (), None, new=self._fresh or self._snapshot.certain)
+        except BaseException:
+            self._snapshot.failed()
+            self._fresh = False
+            raise
+        self._snapshot.wrote(batch, time.monotonic() - began)
+        self.after = batch.reached
+        self._copied += len(batch.rows)
+        await asyncio.to_thread(self._save, build_after=self.after, error="")
 
     async def _end_building(self) -> None:
         """The snapshot is copied: from here the view follows the tail of the log."""
@@ -257,7 +253,7 @@ class Follower:
             for start in range(0, max(len(keys), 1), PIECE):
                 piece = keys[start : start + PIECE]
                 last = start + PIECE >= len(keys)
-                loaded = await self._rows(piece, new)
+                loaded = await self._rows(piece)
                 await self._write(loaded, deletes if start == 0 else (), held if last else None, new=new)
         except BaseException:
             self._trust_new_after = held.position  # part of this batch may be in the view now
@@ -283,19 +279,19 @@ class Follower:
             epoch = log.head(connection, self.collection_id).epoch
         return Position(epoch, *end), [entry.chunk_id for entry in upserts], deletes, new
 
-    async def _rows(self, keys: list[int], new: bool) -> rows.ChunkRows:
+    async def _rows(self, keys: list[int]) -> rows.ChunkRows:
         """The chunks as they are now, each with its vector."""
-        found, waiting = await asyncio.to_thread(self._load, keys, new)
+        found, waiting = await asyncio.to_thread(self._load, keys)
         if waiting and self.stage is not None:
             # Behind the stage a chunk has no vector where it was changed since; and where the view's data is older than
             # the catalog says, and an erasure has swept away what was not in use meanwhile. It would be left out.
             await self.stage.fill(keys)
-            found, _ = await asyncio.to_thread(self._load, keys, new)
+            found, _ = await asyncio.to_thread(self._load, keys)
         return found
 
-    def _load(self, keys: list[int], new: bool) -> tuple[rows.ChunkRows, int]:
+    def _load(self, keys: list[int]) -> tuple[rows.ChunkRows, int]:
         with self.catalog.read() as connection:
-            found, waiting, _ = rows.load_chunks(connection, keys, self.row.view.space_id, new=new)
+            found, waiting, _ = rows.load_chunks(connection, keys, self.row.view.space_id)
         return found, waiting
 
     async def _write(

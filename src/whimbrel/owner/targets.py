@@ -4,30 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
-import json
 import shutil
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
-import numpy as np
-
-from whimbrel.catalog.rows import ChunkRows, digest
+from whimbrel.catalog.rows import ChunkRows
 from whimbrel.domain import Position
 from whimbrel.errors import Busy
 from whimbrel.lexicon.base import LexicalRows
 from whimbrel.lexicon.tantivy import TantivyLexicon
-from whimbrel.stores.base import DENSE, Records, Store
+from whimbrel.owner.held import Held, HeldDigests, HeldRecords, as_records, digests
+from whimbrel.stores.base import Store
 
 T = TypeVar("T")
 
-TOLERANCE = 1e-6
-"""Of each component of a vector of length 1, in a store that does not keep vectors bit for bit."""
-_DIGEST = 32
-"""Hex digits of text and metadata."""
-
+SCANNED = 5_000
+"""Rows of a view that are compared together."""
 AT_REST_SHARE = 0.01
 """Of a segment's rows: as many deleted ones are written out of a lexicon at rest."""
 
@@ -63,16 +58,8 @@ class Target(ABC):
         """Compare the files with what was written, where that can be told. Raises `ViewDamaged`."""
 
     @abstractmethod
-    def digests(self, rows: ChunkRows) -> list[str]:
-        """What `scan` should say of these rows."""
-
-    def agree(self, expected: str, found: str) -> bool:
-        """Whether the digest of a row in the catalog and that of the row in the view say the same."""
-        return expected == found
-
-    @abstractmethod
-    def scan(self) -> AsyncIterator[tuple[list[str], list[str]]]:
-        """Every row as (ids, digests), in batches."""
+    def scan(self) -> AsyncGenerator[Held, None]:
+        """Every row, in batches."""
 
     @abstractmethod
     async def maintain(self, *, full: bool = False) -> None: ...
@@ -109,7 +96,7 @@ class StoreTarget(Target):
     async def apply(
         self, rows: ChunkRows | None, deletes: Sequence[str], position: Position | None, *, new: bool
     ) -> None:
-        records = _records(rows) if rows is not None and len(rows) else None
+        records = as_records(rows) if rows is not None and len(rows) else None
         if position is not None:
             await self.store.apply(records, deletes, position, new=new)
             return
@@ -123,19 +110,14 @@ class StoreTarget(Target):
 
     async def end_bulk(self) -> None:
         await self.store.end_bulk()
+        await self.store.maintain()  # the index, where the store makes it then: before anybody searches there
 
     async def count(self) -> int:
         return await self.store.count()
 
-    def digests(self, rows: ChunkRows) -> list[str]:
-        return _record_digests(_records(rows), exact=self._exact)
-
-    def agree(self, expected: str, found: str) -> bool:
-        return expected == found or (not self._exact and _nearly_equal(expected, found))
-
-    async def scan(self) -> AsyncIterator[tuple[list[str], list[str]]]:
-        async for records in self.store.scan():
-            yield list(records.ids), _record_digests(records, exact=self._exact)
+    async def scan(self) -> AsyncGenerator[Held, None]:
+        async for records in self.store.scan(SCANNED):
+            yield HeldRecords(records, exact=self._exact)
 
     async def maintain(self, *, full: bool = False) -> None:
         await self.store.maintain(full=full)
@@ -151,33 +133,6 @@ class StoreTarget(Target):
 
     async def close(self) -> None:
         await self.store.close()
-
-
-def _records(rows: ChunkRows) -> Records:
-    assert rows.vectors is not None
-    return Records(ids=rows.ids, vectors={DENSE: rows.vectors}, texts=rows.texts, metadata=rows.metadata)
-
-
-def _record_digests(records: Records, *, exact: bool) -> list[str]:
-    """Of text, metadata and vector; `exact`: else the vector follows as it is, to be compared within a tolerance."""
-    found = []
-    for text, metadata, vector in zip(records.texts, records.metadata, records.vectors[DENSE], strict=True):
-        canonical = json.dumps([text, metadata], sort_keys=True, ensure_ascii=False, separators=(",", ":"))
-        hashed = hashlib.blake2b(canonical.encode("utf-8", "surrogatepass"), digest_size=16)
-        components = vector.astype("<f4").tobytes()
-        if exact:
-            hashed.update(components)
-        found.append(hashed.hexdigest() + ("" if exact else components.hex()))
-    return found
-
-
-def _nearly_equal(expected: str, found: str) -> bool:
-    """Of digests that are not `exact`: the same text and metadata, and vectors of one direction within `TOLERANCE`."""
-    if expected[:_DIGEST] != found[:_DIGEST] or len(expected) != len(found):
-        return False
-    one, other = (np.frombuffer(bytes.fromhex(digest[_DIGEST:]), "<f4") for digest in (expected, found))
-    lengths = [max(float(np.linalg.norm(vector)), 1e-30) for vector in (one, other)]
-    return bool(np.max(np.abs(one / lengths[0] - other / lengths[1]), initial=0.0) <= TOLERANCE)
 
 
 class LexiconTarget(Target):
@@ -216,14 +171,11 @@ class LexiconTarget(Target):
     async def check(self) -> None:
         await _finished(lambda: self.lexicon.check())
 
-    def digests(self, rows: ChunkRows) -> list[str]:
-        return _row_digests(rows)
-
-    async def scan(self) -> AsyncIterator[tuple[list[str], list[str]]]:
-        rows = await _finished(lambda: list(self.lexicon.scan()))
-        for start in range(0, len(rows), 5_000):
-            batch = rows[start : start + 5_000]
-            yield [row[0] for row in batch], [row[1] for row in batch]
+    async def scan(self) -> AsyncGenerator[Held, None]:
+        rows = await _finished(lambda: self.lexicon.scan())
+        while batch := await _finished(lambda: list(islice(rows, SCANNED))):
+            ids, found = zip(*batch, strict=True)
+            yield HeldDigests(ids, found)
 
     async def maintain(self, *, full: bool = False) -> None:
         await _finished(lambda: self.lexicon.maintain(share=0.0) if full else self.lexicon.maintain())
@@ -271,12 +223,5 @@ async def _finished(work: Callable[..., T], *args: Any, **options: Any) -> T:
 
 def _lexical(rows: ChunkRows) -> LexicalRows:
     return LexicalRows(
-        ids=rows.ids, titles=rows.titles, texts=rows.texts, metadata=rows.metadata, digests=_row_digests(rows)
+        ids=rows.ids, titles=rows.titles, texts=rows.texts, metadata=rows.metadata, digests=digests(rows)
     )
-
-
-def _row_digests(rows: ChunkRows) -> list[str]:
-    return [
-        digest(title, text, metadata)
-        for title, text, metadata in zip(rows.titles, rows.texts, rows.metadata, strict=True)
-    ]
