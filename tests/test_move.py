@@ -479,3 +479,25 @@ def test_a_purge_reaches_the_view_that_stands_by(home: Whimbrel) -> None:
         follower = home.owner.views.followers[view]  # type: ignore[union-attr,index]
         future = asyncio.run_coroutine_threadsafe(follower.target.count(), home.owner._loop)  # type: ignore[union-attr,arg-type]
         assert future.result(30) == NOTES - 1
+
+
+@pytest.mark.usefixtures("memory")
+def test_a_source_that_does_not_answer_can_be_left(home: Whimbrel, monkeypatch: pytest.MonkeyPatch) -> None:
+    move = home.finalise_move(switched(home, moved(home, "other://here/db")))
+    assert live(home)["uri"] == "other://here/db"
+
+    async def out(self: MemoryStore, *_: Any, **__: Any) -> Any:
+        raise StoreUnavailable("The database does not answer.", "Wait.")
+
+    for name in ("search", "upsert", "count", "exists", "position"):
+        monkeypatch.setattr(MemoryStore, name, out)
+    add_without_waiting(home)
+    move = moved(home, "lancedb:back")
+    assert move.state is MoveState.READY
+    assert "does not answer" in move.checks["search"]["source"]["error"]
+    assert switched(home, move).state is MoveState.SWITCHED
+    assert finds(home, "fish", 0, mode="dense")
+
+
+def add_without_waiting(home: Whimbrel) -> None:
+    home.add([{"id": "fish0", "text": note("fish", 0)}], wait="job")

@@ -174,11 +174,10 @@ def _show(move: dict[str, Any], as_json: bool) -> None:
         )
     found = checks.get("search")
     if found:
-        source, target = found["source"], found["target"]
-        out.line(
-            f"  recall@10: target {target['recall@10']:.3f}, source {source['recall@10']:.3f}; "
-            f"search p50: target {target['p50_ms']:.1f} ms, source {source['p50_ms']:.1f} ms"
-        )
+        for side in ("target", "source"):
+            one = found[side]
+            said = one.get("error") or f"recall@10 {one['recall@10']:.3f}, p50 {one['p50_ms']:.1f} ms"
+            out.line(f"  searched {side}: {said}")
     if move["rejects"]:
         out.line(f"  rejected: {move['rejects']:,} rows; `whimbrel move report {move['collection']}` names them")
     if move["error"]:

@@ -21,11 +21,10 @@ from whimbrel.catalog.collections import ViewRow
 from whimbrel.catalog.engine import now
 from whimbrel.catalog.moves import Move
 from whimbrel.domain import EmbedKind, ViewKind
-from whimbrel.errors import ViewDamaged
+from whimbrel.errors import ViewDamaged, WhimbrelError
 from whimbrel.models.embedders.base import Embedder
 from whimbrel.move.recall import ExactSearch, Found, K, ask
 from whimbrel.owner.compare import Comparison, compare
-from whimbrel.owner.follower import Follower
 from whimbrel.owner.owner import Owner
 from whimbrel.owner.runner import JobContext
 from whimbrel.owner.targets import StoreTarget
@@ -55,6 +54,11 @@ class _Side:
     queries: npt.NDArray[np.float32]
     """float32[n, d]: of sampled chunks, then of recent questions."""
 
+    def like(self, other: _Side) -> bool:
+        """Whether both hold the same vectors, and are asked the same."""
+        one, two = self.row.view, other.row.view
+        return (one.space_id, one.chunking_id) == (two.space_id, two.chunking_id)
+
 
 class Checker:
     def __init__(self, context: JobContext, owner: Owner, asker: Asker) -> None:
@@ -69,24 +73,28 @@ class Checker:
         `mend`: rows that differ are written again, and compared again; `mended` says how many.
         """
         began = time.monotonic()
-        found = [await self._rows(view) for view in move.targets]
+        questions = await asyncio.to_thread(self._questions, move.collection_id)
+        of_source, of_target = _stores(move)
+        target = await self._side(of_target, questions, seed=move.id)
+        exact = ExactSearch(target.queries)
+        found = [await self._rows(view, exact if view == target.row.id else None) for view in move.targets]
         mended = 0
         if mend and not all(one.equal for one in found):
             for one in found:
                 mended += await self._mend(one)
-            found = [await self._rows(view) for view in move.targets]
+            exact = ExactSearch(target.queries)
+            found = [await self._rows(view, exact if view == target.row.id else None) for view in move.targets]
         seconds = time.monotonic() - began
         rejected = await asyncio.to_thread(self._rejected, move)
-        sides = await self._sides(move)
+        sides = await self._searched(move, of_source, target, exact, questions)
         said = [_said(one) for one in found if not one.equal]
         if rejected:
             said.append(f"{rejected:,} rows cannot go: the target refuses them.")
-        low = sides["target"][f"recall@{K}"] < min(RECALL, sides["source"][f"recall@{K}"])
-        if low and not said:
-            said.append(
-                f"The target finds {sides['target'][f'recall@{K}']:.3f} of the nearest {K}, the source "
-                f"{sides['source'][f'recall@{K}']:.3f}."
-            )
+        found_by = sides["target"][f"recall@{K}"]
+        if not said and found_by < min(RECALL, sides["source"].get(f"recall@{K}", RECALL)):
+            others = sides["source"].get(f"recall@{K}")
+            compared = f", the source {others:.3f}" if others is not None else ""
+            said.append(f"The target finds {found_by:.3f} of the nearest {K}{compared}.")
         return {
             "at": now(),
             "holds": not said,
@@ -100,7 +108,8 @@ class Checker:
 
     # --- every row ---------------------------------------------------------------------------------------------------
 
-    async def _rows(self, view: int) -> Comparison:
+    async def _rows(self, view: int, exact: ExactSearch | None) -> Comparison:
+        """`exact` is shown the vectors of record that are read for it."""
         deadline = time.monotonic() + PATIENCE_S
         while True:
             follower = await follower_of(self._owner, view)
@@ -110,7 +119,8 @@ class Checker:
                         connection, changing = still
                         rejected = await asyncio.to_thread(moves.rejects, connection, follower.row)
                         besides = changing | {one.chunk_id for one in rejected}
-                        return await compare(follower, connection, besides, self._progress)
+                        witness = exact.add if exact is not None else None
+                        return await compare(follower, connection, besides, self._progress, witness)
             except ViewDamaged as damaged:
                 return Comparison(view, follower.row.view.kind, follower.position, damage=damaged.message)
             if time.monotonic() > deadline:
@@ -143,31 +153,34 @@ class Checker:
 
     # --- searching both sides ----------------------------------------------------------------------------------------
 
-    async def _sides(self, move: Move) -> dict[str, Any]:
-        questions = await asyncio.to_thread(self._questions, move.collection_id)
-        sides = {}
-        for name, view in (("source", move.source_store), ("target", move.target_store)):
-            assert view is not None
-            follower = await follower_of(self._owner, view)
-            sides[name] = await self._side(follower, questions, seed=move.id)
-        exact: dict[tuple[int | None, int], ExactSearch] = {}
-        found: dict[str, Found] = {}
-        for name, side in sides.items():
-            same = (side.row.view.space_id, side.row.view.chunking_id)
-            if same not in exact:
-                exact[same] = await asyncio.to_thread(self._exact, side)
-            found[name] = await ask(side.store, side.queries, exact[same])
-        told: dict[str, Any] = {name: one.as_dict(len(sides[name].queries)) for name, one in found.items()}
-        told["questions"] = len(questions)
+    async def _searched(
+        self, move: Move, of_source: int, target: _Side, exact: ExactSearch, questions: Sequence[str]
+    ) -> dict[str, Any]:
+        """`exact`: what a search of the target should find. A source that does not answer holds up nobody: it may be
+        why the collection moves."""
+        there = await ask(target.store, target.queries, exact)
+        told: dict[str, Any] = {"target": there.as_dict(len(target.queries)), "questions": len(questions)}
+        try:
+            source = await self._side(of_source, questions, seed=move.id)
+            if not source.like(target):
+                exact = await asyncio.to_thread(self._exact, source)
+            here = await ask(source.store, source.queries, exact)
+        except WhimbrelError as error:
+            told["source"] = {"error": error.message}
+            return told
+        told["source"] = here.as_dict(len(source.queries))
         if questions:
-            told["overlap"] = await asyncio.to_thread(self._overlap, sides, found, len(questions))
+            told["overlap"] = await asyncio.to_thread(
+                self._overlap, {"source": source, "target": target}, {"source": here, "target": there}, len(questions)
+            )
         return told
 
     def _questions(self, collection_id: int) -> list[str]:
         with self._catalog.read() as connection:
             return conversations.recent_questions(connection, collection_id, RECENT)
 
-    async def _side(self, follower: Follower, questions: Sequence[str], seed: str) -> _Side:
+    async def _side(self, view: int, questions: Sequence[str], seed: str) -> _Side:
+        follower = await follower_of(self._owner, view)
         row = follower.row
         assert isinstance(follower.target, StoreTarget)
         assert row.view.space_id is not None
@@ -223,6 +236,12 @@ class Checker:
             if one or other:
                 shares.append(len(one & other) / max(len(one), len(other)))
         return round(float(np.mean(shares)), 4) if shares else 1.0
+
+
+def _stores(move: Move) -> tuple[int, int]:
+    assert move.source_store is not None
+    assert move.target_store is not None
+    return move.source_store, move.target_store
 
 
 def _said(found: Comparison) -> str:
