@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from whimbrel.catalog import collections, log, moves, processes
-from whimbrel.catalog.collections import ViewRow
 from whimbrel.catalog.engine import now
 from whimbrel.catalog.moves import Move
 from whimbrel.catalog.processes import Process
@@ -15,6 +14,7 @@ from whimbrel.domain import MoveState, ViewState
 from whimbrel.errors import Conflict, ViewDamaged
 from whimbrel.owner.owner import Owner
 from whimbrel.owner.runner import JobContext
+from whimbrel.owner.tasks import follower_of
 
 PREPARE_S = 60.0
 """How long a switch waits until every process has the view open."""
@@ -73,14 +73,11 @@ class Switcher:
     async def _count(self, move: Move, views: Sequence[int], *, back: bool) -> None:
         """A last look, without reading the rows: nothing has been lost since they were compared."""
         for key in views:
-            follower = self._owner.views.followers.get(key)
-            if follower is None:
-                row = await asyncio.to_thread(self._row, key)
-                raise Conflict(
-                    f"View {key} is not open: {row.view.error or 'its database does not answer'}. Nothing was "
-                    "switched.",
-                    "Switch again when `whimbrel status` shows no error.",
-                )
+            try:
+                follower = await follower_of(self._owner, key)  # an owner that has just begun has not opened it yet
+            except ViewDamaged as error:
+                hint = "Switch again when `whimbrel status` shows no error."
+                raise Conflict(f"{error.message} Nothing was switched.", hint) from error
             try:
                 async with follower.turn:
                     await follower.check_count()
@@ -90,10 +87,6 @@ class Switcher:
                 if not back:
                     await asyncio.to_thread(self._change, move.id, MoveState.FAILED, error=said, hint=hint)
                 raise Conflict(f"{said} Nothing was switched.", hint) from damaged
-
-    def _row(self, key: int) -> ViewRow:
-        with self._catalog.read() as connection:
-            return collections.view(connection, key)
 
     async def _prepared(self, move: Move, views: Sequence[int]) -> None:
         """Until each process that searches has opened the views. One that ended meanwhile is not waited for."""

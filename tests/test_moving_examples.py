@@ -1,0 +1,81 @@
+"""The worked examples of docs/moving.md, run by a shell as they are written."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from chroma_server import ChromaServer
+from own_postgres import own_postgres
+
+pytestmark = pytest.mark.timeout(300)
+
+REPOSITORY = Path(__file__).parents[1]
+EXAMPLE = re.compile(r"<!-- example: (\w+) -->\n```sh\n(.*?)```", re.DOTALL)
+YOURS = re.compile(r"^export (\w+)=(\S+)\s+# yours$", re.MULTILINE)
+
+
+def example(name: str) -> str:
+    found = dict(EXAMPLE.findall((REPOSITORY / "docs" / "moving.md").read_text()))
+    assert name in found, f"docs/moving.md has no example {name}"
+    return str(found[name])
+
+
+def ran(name: str, folder: Path, **yours: str) -> str:
+    """What the example prints; every line of it must succeed."""
+    script = example(name)
+    assert {one for one, _ in YOURS.findall(script)} == set(yours), "which lines are marked as yours"
+    script = YOURS.sub(lambda line: f"export {line[1]}={yours[line[1]]}", script)
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(("WHIMBREL", "CHROMA", "DATABASE"))}
+    environment = {**kept, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "HOME": str(folder)}
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", script],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture
+def notes(tmp_path: Path) -> str:
+    folder = tmp_path / "documents"
+    folder.mkdir()
+    for number in range(8):
+        (folder / f"{number}.md").write_text(
+            f"# Note {number}\n\nTo back up number {number}, copy it to a safe place.\n"
+        )
+    return str(folder)
+
+
+def test_from_a_folder_of_chroma_to_its_server(tmp_path: Path, notes: str) -> None:
+    server = ChromaServer(tmp_path / "server")
+    server.start()
+    try:
+        printed = ran("chroma", tmp_path, DOCUMENTS=notes, SERVER=server.uri)
+    finally:
+        server.kill()
+    assert "is ready" in printed
+    assert "To back up number" in printed
+    assert re.search(r"store\s+live .*chroma\+http|chroma\+http.*live", printed), printed
+    assert "retired" in printed
+
+
+def test_from_files_to_postgres(tmp_path: Path, notes: str) -> None:
+    with own_postgres() as server:
+        server.start()
+        printed = ran("postgres", tmp_path, DOCUMENTS=notes, DATABASE=server.uri)
+        server.stop()
+    assert '"state":"switched"' in printed.replace(" ", "")
+    assert "8 rows at position" in printed
+    assert "equal (missing 0, extra 0, different 0)" in printed
+    assert "To back up number" in printed
