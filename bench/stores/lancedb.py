@@ -79,11 +79,13 @@ class Direct(Side):
         return found
 
     async def read_out(self) -> int:
+        """Arrow arrays, as LanceDB gives them; the vectors as one of NumPy."""
         count = 0
         async for batch in await self._table.query().to_batches(max_batch_length=5_000):
-            columns: list[Any] = [batch[name].to_pylist() for name in _SCHEMA.names if name != "vector"]
+            columns: list[Any] = [batch[name] for name in _SCHEMA.names if name != "vector"]
             vectors = batch["vector"].flatten().to_numpy().reshape(-1, DIMENSIONS)
-            count += len(list(zip(*columns, vectors, strict=True)))
+            assert all(len(column) == len(vectors) for column in columns)
+            count += len(vectors)
         return count
 
 

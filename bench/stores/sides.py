@@ -50,6 +50,8 @@ class Database:
 
 
 class Ours(Side):
+    """As an owner fills and feeds a view: the position comes once with the end of a bulk load, then with each batch."""
+
     def __init__(self, store: Store) -> None:
         self._store = store
         self._position = 0
@@ -59,10 +61,11 @@ class Ours(Side):
         await self._store.begin_bulk()
 
     async def write(self, rows: Records) -> None:
-        await self._store.apply(rows, (), self._next(), new=True)
+        await self._store.upsert(rows, new=True)
 
     async def index(self) -> None:
         await self._store.end_bulk()
+        await self._store.set_position(self._next())
 
     async def upsert(self, rows: Records) -> None:
         await self._store.apply(rows, (), self._next())

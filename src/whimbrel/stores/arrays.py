@@ -178,9 +178,10 @@ class CodedMetadata(_Column[Metadata]):
 
     def compact(self) -> CodedMetadata:
         """The same rows; of the distinct ones only those that a row has."""
-        used = np.unique(self.codes)
-        if len(used) == len(self._held):
+        counts = np.bincount(self.codes, minlength=len(self._held))
+        if counts.all():
             return self
+        used = counts.nonzero()[0]
         numbers = np.zeros(len(self._held), np.int32)
         numbers[used] = np.arange(len(used), dtype=np.int32)
         return self._sharing(numbers[self.codes], self._held.taken(used))
@@ -234,7 +235,10 @@ class _Distinct:
         return _Distinct(objects, None if self._json is None else self._json.take(numbers))
 
     def every(self) -> list[Metadata]:
-        return list(map(self.of, range(len(self))))
+        """Decoded, all of them."""
+        if None in self._objects:
+            return list(map(self.of, range(len(self))))
+        return self._objects  # type: ignore[return-value]
 
     def of(self, number: int) -> Metadata:
         found = self._objects[number]

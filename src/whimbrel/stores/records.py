@@ -91,8 +91,10 @@ def writable(records: Records, dimensions: int) -> Records:
     if not np.isfinite(vectors).all():
         raise BadInput("A vector has a component that is not a finite number. Nothing was written.")
     whole = Records(records.ids, {DENSE: vectors}, records.texts, records.metadata)
-    last = {id_: row for row, id_ in enumerate(records.ids)}
-    return whole if len(last) == len(records) else whole.taken(list(last.values()))
+    ids = list(records.ids)
+    if len(set(ids)) == len(ids):
+        return whole
+    return whole.taken(list({id_: row for row, id_ in enumerate(ids)}.values()))
 
 
 def checked_query(vector: npt.NDArray[np.float32], dimensions: int) -> npt.NDArray[np.float32]:

@@ -98,7 +98,8 @@ class Tabular:
 def tabulated(metadata: Sequence[Metadata]) -> Tabular:
     forms, others = [], []
     for keys, rows in _by_keys(metadata):
-        columns = _columns(keys, [metadata[row] for row in rows]) if len(rows) >= MIN_ROWS else None
+        each = metadata if len(rows) == len(metadata) else [metadata[row] for row in rows]
+        columns = _columns(keys, each) if len(rows) >= MIN_ROWS else None
         if columns is None:
             others.append(rows)
         else:
@@ -137,8 +138,8 @@ def _by_keys(metadata: Sequence[Metadata]) -> Iterator[tuple[tuple[str, ...], Nu
 def _columns(keys: Sequence[str], rows: Sequence[Metadata]) -> dict[str, Plain | Loose] | None:
     """None where a key or a value needs the whole row to be looked at."""
     found = {}
-    for key in keys:
-        column = None if is_reserved(key) else _column(key, [row[key] for row in rows])
+    for key, values in zip(keys, zip(*[row.values() for row in rows], strict=True), strict=True):
+        column = None if is_reserved(key) else _column(key, values)
         if column is None:
             return None
         found[key] = column

@@ -70,6 +70,20 @@ async def is_due(table: AsyncTable, path: Path | None, *, put_off: bool = False)
     return await asyncio.to_thread(_expired_versions, path) > MAX_VERSIONS
 
 
+async def is_fragmented(table: AsyncTable) -> bool:
+    """Whether there are so many fragments that each commit is slowed by naming them."""
+    return _fragments(await table.stats()) > MOST_FRAGMENTS
+
+
+async def is_unfinished(table: AsyncTable) -> bool:
+    """Whether a table that was just filled lacks an index of all of its rows."""
+    return await _index_due(table, await table.count_rows()) or await is_behind(table)
+
+
+async def is_behind(table: AsyncTable) -> bool:
+    return await unindexed(table) > MAX_UNINDEXED_AT_REST
+
+
 async def unindexed(table: AsyncTable) -> int:
     """Rows that a vector search reads one by one though there is an index."""
     counts = [index.num_unindexed_rows or 0 for index in await table.list_indices() if VECTOR in index.columns]

@@ -6,7 +6,7 @@ import asyncio
 import json
 import math
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
@@ -72,8 +72,10 @@ class LanceStore(Store):
         self._table: AsyncTable | None = None
         self._opening = asyncio.Lock()
         self._writing = asyncio.Lock()
-        self._columns: tuple[int, Columns] = (-1, Columns())
+        self._columns: tuple[int, Columns | None] = (-1, None)
+        self._schema: pa.Schema | None = None
         self._maintain_from = 0.0
+        self._in_bulk = False
 
     @classmethod
     def at(cls, uri: str, name: str, space: Space, *, base: Path, read_only: bool, reach: Reach) -> Self:
@@ -136,7 +138,7 @@ class LanceStore(Store):
             self._table.close()  # type: ignore[no-untyped-call]
         if self._connection is not None:
             self._connection.close()  # type: ignore[no-untyped-call]
-        self._table = self._connection = None
+        self._table = self._connection = self._schema = None
 
     def describe(self) -> StoreInfo:
         return StoreInfo(
@@ -163,12 +165,16 @@ class LanceStore(Store):
         table = await self._open()
         async with self._writing:
             with lance_errors(self._cannot("write")):
-                batch = await self._batch(table, records)
-                if new:
-                    await table.add(batch)
-                else:
-                    merge = table.merge_insert(ID).when_matched_update_all().when_not_matched_insert_all()
-                    await merge.execute(batch)
+                try:
+                    batch = await self._batch(table, records)
+                    if new:
+                        await table.add(batch)
+                    else:
+                        merge = table.merge_insert(ID).when_matched_update_all().when_not_matched_insert_all()
+                        await merge.execute(batch)
+                except BaseException:
+                    self._schema = None  # read it anew, in case that another wrote it
+                    raise
 
     async def delete(self, ids: Sequence[str]) -> None:
         self._check_writable()
@@ -197,29 +203,47 @@ class LanceStore(Store):
             with lance_errors(self._cannot("write")):
                 await table.update_field_metadata({"path": ID, "metadata": {_POSITION: stored}})
 
-    async def maintain(self, *, full: bool = False) -> None:
-        """In a process of its own, when due: indexing and compaction peak at 0.4 to 1.1 GB. Reads go on meanwhile."""
+    async def begin_bulk(self) -> None:
         self._check_writable()
-        table = await self._open()
-        async with self._writing:
-            began = time.monotonic()
-            with lance_errors(self._cannot("maintain")):
-                put_off = began < self._maintain_from
-                due = full or await maintain.is_due(table, self.path, put_off=put_off)
-            if due:
-                await maintain.run(self._folder, self._name, full=full)
-                ended = time.monotonic()
-                self._maintain_from = ended + maintain.PAUSE * (ended - began)
+        self._in_bulk = True
+
+    async def end_bulk(self) -> None:
+        """Train the index on all rows, where there are enough for one."""
+        self._check_writable()
+        self._in_bulk = False
+        await self._maintain_where(maintain.is_unfinished)
+
+    async def maintain(self, *, full: bool = False) -> None:
+        """In a process of its own, when due: indexing and compaction peak at 0.4 to 1.1 GB. Reads go on meanwhile.
+        Within a bulk load nothing is due but what keeps its commits small."""
+        self._check_writable()
+        began = time.monotonic()
+
+        async def is_due(table: AsyncTable) -> bool:
+            if full:
+                return True
+            if self._in_bulk:
+                return await maintain.is_fragmented(table)
+            return await maintain.is_due(table, self.path, put_off=began < self._maintain_from)
+
+        if await self._maintain_where(is_due, full=full):
+            ended = time.monotonic()
+            self._maintain_from = ended + maintain.PAUSE * (ended - began)
 
     async def settle(self) -> None:
         """Index the last rows. A search reads the vectors of those that are not whole: 3,000 cost it 5 MB each time."""
         self._check_writable()
+        await self._maintain_where(maintain.is_behind)
+
+    async def _maintain_where(self, is_due: Callable[[AsyncTable], Awaitable[bool]], *, full: bool = False) -> bool:
+        """Whether it was due, and has been done."""
         table = await self._open()
         async with self._writing:
             with lance_errors(self._cannot("maintain")):
-                due = await maintain.unindexed(table) > maintain.MAX_UNINDEXED_AT_REST
+                due = await is_due(table)
             if due:
-                await maintain.run(self._folder, self._name)
+                await maintain.run(self._folder, self._name, full=full)
+        return due
 
     async def erase(self, *, grace_s: float) -> None:
         """Rewrites every data file that holds a deleted row, then removes versions older than `grace_s` and what killed
@@ -262,12 +286,16 @@ class LanceStore(Store):
             return Matches([], np.zeros(0, np.float32))
         table = await self._open()
         with lance_errors(self._cannot("search")):
+            if where is None:
+                return await self._nearest(table, vector, k, None, Columns(), ids)
+            columns = self._columns[1] or await self._known_columns(table)
             while True:
-                columns = await self._known_columns(table) if where else Columns()
                 found = await self._nearest(table, vector, k, where, columns, ids)
-                # A column that another process added meanwhile is not in the SQL: ask again.
-                if not where or await self._known_columns(table) == columns:
+                # A column that another process added since is not in the SQL: ask again.
+                latest = await self._known_columns(table)
+                if latest == columns:
                     return found
+                columns = latest
 
     # --- inside ------------------------------------------------------------------------------------------------------
 
@@ -341,21 +369,28 @@ class LanceStore(Store):
 
     async def _known_columns(self, table: AsyncTable) -> Columns:
         version = await table.version()
-        if version != self._columns[0]:
-            columns = Columns.read(await table.schema())
+        known, columns = self._columns
+        if version != known or columns is None:
+            latest = Columns.read(await table.schema())
             # An equal value keeps its identity, so that comparing two is quick.
-            self._columns = (version, self._columns[1] if columns == self._columns[1] else columns)
-        return self._columns[1]
+            columns = columns if columns == latest else latest
+            self._columns = (version, columns)
+        return columns
 
     async def _batch(self, table: AsyncTable, records: Records) -> pa.Table:
-        """The rows under the table's whole schema, which gets the columns that they need first."""
-        known = Columns.read(await table.schema())
+        """The rows under the table's whole schema, which gets the columns that they need first.
+
+        What the schema was at the last write is remembered: no other process writes to it.
+        """
+        schema = self._schema or await table.schema()
+        known = Columns.read(schema)
         encoded = encode(records.metadata, known, self._max_columns)
         if fields := encoded.columns.fields_beyond(known):
             await table.add_columns(pa.schema(fields))  # of nulls: a commit of 1 ms, no file is rewritten
-        schema = await table.schema()
+            schema = await table.schema()
+        self._schema = schema
         flat = pa.FixedSizeListArray.from_arrays(pa.array(records.vectors[DENSE].reshape(-1)), self._space.dimensions)
-        arrays = {ID: pa.array(records.ids), TEXT: pa.array(records.texts), VECTOR: flat, **encoded.arrays}
+        arrays = {ID: Texts.of(records.ids).arrow, TEXT: Texts.of(records.texts).arrow, VECTOR: flat, **encoded.arrays}
         rows = len(records)
         return pa.table([arrays.get(f.name, pa.nulls(rows, f.type)) for f in schema], schema=schema)
 
