@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import socket
 import subprocess
 import sys
@@ -25,6 +26,7 @@ from whimbrel.stores.chroma import ChromaStore
 from whimbrel.stores.chroma.backend import HNSW
 
 PAGE = 2_000
+"""Rows of a read."""
 
 
 @asynccontextmanager
@@ -67,22 +69,26 @@ async def connected(port: int) -> Any:
 
 
 class Direct(Side):
-    """By its rules: the largest batches that it takes; read by a list of ids, as offsets shift."""
+    """By its rules: the largest batches that it takes; read by a list of ids, as offsets shift. A client of a folder is
+    called without a thread between, as a program of one task does."""
 
     def __init__(self, client: Any) -> None:
+        """`client`: an async one of a server, or one of a folder."""
         self._client = client
 
     async def create(self) -> None:
-        self._collection = await self._client.create_collection(
-            "direct", configuration={"hnsw": dict(HNSW)}, embedding_function=None
+        self._collection = await _answer(
+            self._client.create_collection("direct", configuration={"hnsw": dict(HNSW)}, embedding_function=None)
         )
 
     async def write(self, rows: Records) -> None:
-        await self._collection.upsert(
-            ids=list(rows.ids),
-            embeddings=rows.vectors[DENSE],
-            documents=list(rows.texts),
-            metadatas=[dict(one) for one in rows.metadata],
+        await _answer(
+            self._collection.upsert(
+                ids=list(rows.ids),
+                embeddings=rows.vectors[DENSE],
+                documents=list(rows.texts),
+                metadatas=[dict(one) for one in rows.metadata],
+            )
         )
 
     async def index(self) -> None:
@@ -99,16 +105,22 @@ class Direct(Side):
             where = {"site": site}
         elif year is not None:
             where = {"year": {"$gte": year}}
-        found = await self._collection.query(query_embeddings=[query], n_results=k, where=where, include=["distances"])
+        found = await _answer(
+            self._collection.query(query_embeddings=[query], n_results=k, where=where, include=["distances"])
+        )
         ids: list[str] = found["ids"][0]
         return ids
 
     async def read_out(self) -> int:
-        ids = (await self._collection.get(include=[]))["ids"]
+        ids = (await _answer(self._collection.get(include=[])))["ids"]
         count = 0
         for start in range(0, len(ids), PAGE):
-            rows = await self._collection.get(
-                ids=ids[start : start + PAGE], include=["documents", "metadatas", "embeddings"]
+            rows = await _answer(
+                self._collection.get(ids=ids[start : start + PAGE], include=["documents", "metadatas", "embeddings"])
             )
             count += len(np.asarray(rows["embeddings"], np.float32).reshape(-1, DIMENSIONS))
         return count
+
+
+async def _answer(given: Any) -> Any:
+    return await given if inspect.isawaitable(given) else given

@@ -61,6 +61,8 @@ class Nearest:
 
 class Backend(ABC):
     single_process: bool
+    page_rows: int
+    """Of one read of whole rows, at most."""
 
     @property
     @abstractmethod
@@ -73,6 +75,10 @@ class Backend(ABC):
 
     @abstractmethod
     async def find(self, name: str) -> Collection | None: ...
+
+    async def again(self, collection: Collection) -> Collection | None:
+        """A collection that was found before, as it is now; None if it is gone."""
+        return await self.find(collection.name)
 
     @abstractmethod
     async def create(self, name: str, metadata: Mapping[str, Any]) -> Collection:

@@ -46,6 +46,9 @@ class Folder:
     client: Any = None
     handles: dict[str, Any] = field(default_factory=dict)
     """chromadb's collections, by id: making one asks the database."""
+    collections: dict[str, Collection] = field(default_factory=dict)
+    """As they are, by id: this process alone changes them, within `describing`."""
+    describing: threading.Lock = field(default_factory=threading.Lock)
     stores: int = 0
     users: int = 0
     changed: threading.Condition = field(default_factory=threading.Condition)
@@ -109,6 +112,7 @@ class Folder:
                 self.client.close()
                 self.client = None
             self.handles.clear()
+            self.collections.clear()
             code = "import sys; from chromadb.cli.cli import app; sys.exit(app())"
             command = [sys.executable, "-c", code, "vacuum", "--path", str(self.path), "--force"]
             try:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,16 +20,16 @@ from whimbrel.errors import (
     ViewDamaged,
     WhimbrelError,
 )
-from whimbrel.filters import OPERATORS, Filter, matches
-from whimbrel.stores.base import DENSE, Metric, Reach, Records, Store, StoreInfo, Vectors
+from whimbrel.filters import OPERATORS, Filter
+from whimbrel.stores.base import Metric, Reach, Records, Store, StoreInfo
 from whimbrel.stores.batches import Batches
-from whimbrel.stores.chroma.backend import FORMAT_KEY, REBUILD, SPACE_KEY, Backend, Collection, Nearest, Rows, UnknownId
+from whimbrel.stores.chroma import rows
+from whimbrel.stores.chroma.backend import FORMAT_KEY, REBUILD, SPACE_KEY, Backend, Collection, UnknownId
 from whimbrel.stores.chroma.embedded import EmbeddedBackend
-from whimbrel.stores.chroma.metadata import Shapes, decode, encode
+from whimbrel.stores.chroma.metadata import Shapes, encode
+from whimbrel.stores.chroma.nearest import nearest
 from whimbrel.stores.chroma.server import ServerBackend
 from whimbrel.stores.chroma.uri import parse_server
-from whimbrel.stores.chroma.where import compile_filter
-from whimbrel.stores.metrics import measure, scores
 from whimbrel.stores.records import checked_query, writable
 
 FORMAT = 1
@@ -38,13 +37,6 @@ MAX_BATCH_ROWS = 5_461
 """Chroma's: SQLite's variables by six. A server says its own."""
 
 _POSITION = "whimbrel:position"
-_PAGE_ROWS = 2_000
-_IDS_PER_CALL = 5_000
-_DIGITS = 6
-"""Of a distance, as exact as the vectors that Chroma gives back: rows that are not in its graph yet, and those that it
-does not lead to, are measured otherwise, and equal ones would differ in the last bits."""
-_MAX_TIES = 4_096
-_ID_PREFIX = "whimbrel:id:"
 
 
 class ChromaStore(Store):
@@ -83,7 +75,7 @@ class ChromaStore(Store):
         found = await self._backend.find(self._name)
         if found is not None:
             self._check_ours(found)
-            await self._drop_arrays(found)
+            await rows.delete_arrays(self._backend, found)
             await self._backend.drop(found)
         await self.close()
 
@@ -142,7 +134,7 @@ class ChromaStore(Store):
         self._check_writable()
         collection = await self._open()
         async with self._writing:
-            for some in _pages(sorted({_to_chroma(id_) for id_ in ids}), MAX_BATCH_ROWS):
+            for some in rows.pages(sorted({rows.to_chroma(id_) for id_ in ids}), MAX_BATCH_ROWS):
                 await self._backend.delete(collection, some)
 
     async def maintain(self, *, full: bool = False) -> None:
@@ -161,18 +153,18 @@ class ChromaStore(Store):
 
     async def fetch(self, ids: Sequence[str]) -> Records:
         collection = await self._open()
-        found = [await self._fetch(collection, some) for some in _pages([*dict.fromkeys(ids)], _PAGE_ROWS)]
+        found = [await self._rows(collection, some) for some in rows.pages([*dict.fromkeys(ids)], rows.PAGE_ROWS)]
         return Records.joined(found, self._space.dimensions)
 
     async def scan(self, batch: int = 5_000) -> AsyncIterator[Records]:
         """By a list of the ids taken first: Chroma's offsets shift when rows are deleted meanwhile. A row that comes
         later is not in it, one that goes meanwhile is left out. Two pages are on their way at a time."""
         collection = await self._open()
-        pages = _pages(await self.ids(), batch)
+        pages = rows.pages(await self.ids(), min(batch, self._backend.page_rows))
         waiting: list[asyncio.Task[Records]] = []
         try:
             for page in pages:
-                waiting.append(asyncio.create_task(self._fetch(collection, page)))
+                waiting.append(asyncio.create_task(self._rows(collection, page)))
                 if len(waiting) == 2:
                     records = await waiting.pop(0)
                     if len(records):
@@ -186,7 +178,7 @@ class ChromaStore(Store):
                 task.cancel()
 
     async def ids(self) -> list[str]:
-        return [_from_chroma(id_) for id_ in (await self._get(await self._open())).ids]
+        return list(map(rows.from_chroma, (await rows.get(self._backend, await self._open())).ids))
 
     async def search(
         self, vector: npt.NDArray[np.float32], k: int, where: Filter | None = None, *, ids: Sequence[str] | None = None
@@ -194,7 +186,7 @@ class ChromaStore(Store):
         vector = checked_query(vector, self._space.dimensions)
         if k <= 0 or (ids is not None and not ids):
             return Matches([], np.zeros(0, np.float32))
-        among = None if ids is None else [_to_chroma(id_) for id_ in dict.fromkeys(ids)]
+        among = None if ids is None else [rows.to_chroma(id_) for id_ in dict.fromkeys(ids)]
         collection = await self._open()
         for attempt in range(20):
             try:
@@ -219,124 +211,20 @@ class ChromaStore(Store):
         where: Filter | None,
         among: Sequence[str] | None,
     ) -> Matches:
-        compiled = compile_filter(where, self._shapes(collection)) if where else True
-        if compiled is False:
-            return Matches([], np.zeros(0, np.float32))
-        condition = None if isinstance(compiled, bool) else compiled
-        if among is not None:  # Chroma fails on an id that it does not have
-            among = [id_ for some in _pages(among, _IDS_PER_CALL) for id_ in await self._present(collection, some)]
-            if not among:
-                return Matches([], np.zeros(0, np.float32))
-        window = k + 1  # one more tells whether the last place is tied
-        while True:
-            found = await self._backend.query(
-                collection, vector, window, ids=among, where=condition, metadata=where is not None
-            )
-            hits = _passing(found, where)
-            exhausted = len(found.ids) < window
-            tied = len(hits) > k and hits[k - 1][0] == hits[-1][0] and window < max(_MAX_TIES, 2 * k)
-            if exhausted or (len(hits) >= k and not tied):
-                break
-            window *= 4
-        if exhausted:
-            hits += await self._overlooked(collection, vector, where, condition, among, set(found.ids))
-        best = sorted((distance, _from_chroma(id_)) for distance, id_ in hits)[:k]
-        cosines = 1.0 - np.array([distance for distance, _ in best])
-        return Matches([id_ for _, id_ in best], scores(Metric.COSINE, cosines))
+        return await nearest(self._backend, collection, vector, k, where, self._shapes(collection), among)
 
-    async def _overlooked(
-        self,
-        collection: Collection,
-        vector: npt.NDArray[np.float32],
-        where: Filter | None,
-        condition: Mapping[str, Any] | None,
-        among: Sequence[str] | None,
-        found: set[str],
-    ) -> list[tuple[float, str]]:
-        """Rows that pass and that Chroma's graph did not lead to: after many deletions, parts of it hang loose."""
-        every = await self._get(collection, ids=among, where=condition)
-        hits: list[tuple[float, str]] = []
-        for some in _pages([id_ for id_ in every.ids if id_ not in found], _PAGE_ROWS):
-            rows = await self._get(collection, ids=some, include=["embeddings", "metadatas"])
-            if rows.ids:
-                distances = (1.0 - measure(Metric.COSINE, rows.vectors, vector)).tolist()
-                hits += _passing(Nearest(rows.ids, distances, rows.metadata), where)
-        return hits
-
-    async def _get(
-        self,
-        collection: Collection,
-        *,
-        ids: Sequence[str] | None = None,
-        where: Mapping[str, Any] | None = None,
-        include: Sequence[str] = (),
-    ) -> Rows:
-        """As the backend's. A row that is deleted between Chroma's look at its tables and at its index fails the whole
-        read there: it is asked again."""
-        for attempt in range(20):
-            try:
-                return await self._backend.get(collection, ids=ids, where=where, include=include)
-            except UnknownId:
-                await asyncio.sleep(0.02 * attempt)
-        raise StoreUnavailable(f"{self._where()}: rows are deleted faster than they are read.", "Try again.")
-
-    async def _present(self, collection: Collection, ids: Sequence[str]) -> list[str]:
-        return (await self._get(collection, ids=ids)).ids
-
-    async def _fetch(self, collection: Collection, ids: Sequence[str]) -> Records:
-        wanted = [_to_chroma(id_) for id_ in ids]
-        rows = await self._get(collection, ids=wanted, include=["documents", "metadatas", "embeddings"])
-        vectors = rows.vectors if rows.ids else np.zeros((0, self._space.dimensions), np.float32)
-        texts = [text or "" for text in rows.texts]
-        return Records(list(map(_from_chroma, rows.ids)), {DENSE: vectors}, texts, list(map(decode, rows.metadata)))
+    async def _rows(self, collection: Collection, ids: Sequence[str]) -> Records:
+        return await rows.read(self._backend, collection, ids, self._space.dimensions)
 
     async def _write(self, batch: Records) -> None:
         collection = await self._open()
-        ids, vectors, texts = list(map(_to_chroma, batch.ids)), batch.vectors[DENSE], list(batch.texts)
         metadata = encode(batch.metadata)
         shapes = Shapes.read(collection.metadata)
         more = shapes.with_(metadata)
         if more is not shapes:
             await self._backend.describe(collection, {**collection.metadata, **more.said()})
             collection = await self._look()
-        await self._backend.upsert(collection, ids, vectors, texts, [one or None for one in metadata])
-        await self._remove_stale_keys(collection, ids, vectors, texts, metadata)
-
-    async def _remove_stale_keys(
-        self,
-        collection: Collection,
-        ids: list[str],
-        vectors: Vectors,
-        texts: list[str],
-        metadata: list[dict[str, Any]],
-    ) -> None:
-        """Keys that a row had before stay, and one that is new may have arrays of a collection that was dropped: Chroma
-        leaves those behind, and gives its row numbers again (chroma-core/chroma issue 7594)."""
-        there = await self._get(collection, ids=ids, include=["metadatas"])
-        number = {id_: row for row, id_ in enumerate(ids)}
-        stale: dict[int, dict[str, None]] = {}
-        for id_, stored in zip(there.ids, there.metadata, strict=True):
-            row = number[id_]
-            if stored and stored.keys() != metadata[row].keys():
-                stale[row] = {key: None for key in stored if key not in metadata[row]}
-        rows = [row for row, keys in stale.items() if keys]
-        if rows:
-            await self._backend.upsert(
-                collection,
-                [ids[row] for row in rows],
-                vectors[rows],
-                [texts[row] for row in rows],
-                [{**metadata[row], **stale[row]} for row in rows],
-            )
-
-    async def _drop_arrays(self, collection: Collection) -> None:
-        """Delete the rows that have arrays: Chroma would leave these behind, for rows of other collections to find."""
-        for some in _pages((await self._get(collection)).ids, _IDS_PER_CALL):
-            rows = await self._get(collection, ids=some, include=["metadatas"])
-            pairs = zip(rows.ids, rows.metadata, strict=True)
-            having = [id_ for id_, one in pairs if any(isinstance(value, list) for value in (one or {}).values())]
-            if having:
-                await self._backend.delete(collection, having)
+        await rows.write(self._backend, collection, batch, metadata)
 
     async def _open(self) -> Collection:
         if self._collection is None:
@@ -347,7 +235,9 @@ class ChromaStore(Store):
 
     async def _look(self) -> Collection:
         """The collection as it is now. Raises `ViewDamaged` where there is none."""
-        found = self._collection = await self._backend.find(self._name)
+        known = self._collection
+        found = await (self._backend.find(self._name) if known is None else self._backend.again(known))
+        self._collection = found
         if found is None:
             raise ViewDamaged(f"There is no collection {self._name!r} in {self._backend.shown}.", REBUILD)
         try:
@@ -402,23 +292,3 @@ def open_backend(uri: str, base: Path, reach: Reach) -> Backend:
     if uri.startswith("chroma:"):
         return EmbeddedBackend(base / Path(uri.removeprefix("chroma:") or "chroma").expanduser())
     return ServerBackend(parse_server(uri), reach)
-
-
-def _passing(found: Nearest, where: Filter | None) -> list[tuple[float, str]]:
-    hits = list(zip((round(distance, _DIGITS) for distance in found.distances), found.ids, strict=True))
-    if where is None:
-        return hits
-    return [hit for hit, one in zip(hits, found.metadata, strict=True) if matches(where, decode(one))]
-
-
-def _pages(items: Sequence[str], rows: int) -> list[Sequence[str]]:
-    return [items[start : start + rows] for start in range(0, len(items), rows)]
-
-
-def _to_chroma(id_: str) -> str:
-    """Chroma refuses the empty id; it gets a name, and so does whatever begins like that name."""
-    return id_ if id_ and not id_.startswith(_ID_PREFIX) else _ID_PREFIX + id_
-
-
-def _from_chroma(id_: str) -> str:
-    return id_.removeprefix(_ID_PREFIX)
