@@ -148,6 +148,20 @@ async def test_awkward_values_are_found_by_filters(store: ChromaStore) -> None:
                 assert f"{row:06d}" in found.ids, (path, scalar)
 
 
+async def test_what_another_store_of_the_process_writes_is_seen(store: ChromaStore, place: str) -> None:
+    """Of a folder each remembers what the collection is: arrays that come later at a path change what a filter asks."""
+    other = opened(place, store._name)
+    await store.upsert(records([{"site": "docs"}]), new=True)
+    assert list((await other.search(unit_vectors(1)[0], 5, parse({"site": "docs"}))).ids) == ["000000"]
+    await store.upsert(records([{"site": ["docs", "more"]}, {"site": 0.1 + 0.2}], first=1), new=True)
+    await store.set_position(Position("e", 7, "s"))
+    assert await other.position() == Position("e", 7, "s")
+    found = await other.search(unit_vectors(1)[0], 5, parse({"site": "docs"}))
+    assert sorted(found.ids) == ["000000", "000001"]
+    assert list((await other.search(unit_vectors(1)[0], 5, parse({"site": {"$lte": 0.3}}))).ids) == []
+    await other.close()
+
+
 async def test_other_programs_find_plain_keys(store: ChromaStore, place: str) -> None:
     import chromadb
 
@@ -162,6 +176,31 @@ async def test_other_programs_find_plain_keys(store: ChromaStore, place: str) ->
     assert (found["ids"], found["documents"]) == (["000000"], ["text 000000"])
     assert found["metadatas"][0]["tags"] == ["a", "b"]
     client.close()
+
+
+async def test_what_a_killed_writer_left_half_done_is_rolled_back(tmp_path: Path) -> None:
+    """Its journal lies beside the database, which cannot be read before it has been written back."""
+    place = f"chroma:{tmp_path / 'chroma'}"
+    store = opened(place)
+    await store.create()
+    await store.upsert(records([{}] * 5))
+    await store.close()
+    database = tmp_path / "chroma" / "chroma.sqlite3"
+    code = f"""
+        import os, sqlite3
+        database = sqlite3.connect({str(database)!r}, isolation_level=None)
+        database.execute("PRAGMA cache_size = 1")
+        database.execute("BEGIN")
+        database.execute("DELETE FROM embeddings")
+        database.execute("CREATE TABLE left_over AS SELECT randomblob(1000000)")
+        os._exit(9)
+    """
+    subprocess.run([sys.executable, "-c", textwrap.dedent(code)], timeout=60)
+    assert database.with_name("chroma.sqlite3-journal").stat().st_size
+    again = opened(place, store._name)
+    assert await again.count() == 5
+    assert len(await again.fetch(await again.ids())) == 5
+    await again.close()
 
 
 async def test_no_row_inherits_what_a_dropped_collection_had(store: ChromaStore, place: str) -> None:

@@ -196,7 +196,8 @@ def _schema_versions(path: Path) -> dict[str, int]:
     """The last migration of each part of the database; nothing of a new one."""
     if not (path / DATABASE).is_file():
         return {}
-    with closing(sqlite3.connect(f"{(path / DATABASE).as_uri()}?mode=ro", uri=True)) as database:
+    # To be written too: what a killed writer left half done is rolled back first.
+    with closing(sqlite3.connect(f"{(path / DATABASE).as_uri()}?mode=rw", uri=True)) as database:
         if not database.execute("SELECT 1 FROM sqlite_master WHERE name = 'migrations'").fetchone():
             return {}
         return dict(database.execute("SELECT dir, max(version) FROM migrations GROUP BY dir").fetchall())
