@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 from whimbrel.domain import Position, Space
 from whimbrel.errors import BadInput, ConfigError, Conflict, DiskFull, SpaceMismatch, ViewDamaged, ViewError
 from whimbrel.filters import And, Compare, Filter, Not, Op, Or, flatten, matches, parse
+from whimbrel.stores.arrays import CodedMetadata, Texts
 from whimbrel.stores.base import DENSE, Records, Store
 from whimbrel.stores.lancedb import LanceStore, maintain
 from whimbrel.stores.lancedb.columns import VECTOR
@@ -326,6 +327,55 @@ def indexed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, np.ndarray]
 
     asyncio.run(fill())
     return folder, vectors
+
+
+async def test_a_bulk_load_is_indexed_at_its_end(tmp_path: Path) -> None:
+    store = LanceStore(tmp_path, "view", Space("test", "1", 64))
+    await store.create()
+    await store.begin_bulk()
+    for start in range(0, 30_000, 10_000):
+        ids = [f"{row:06d}" for row in range(start, start + 10_000)]
+        vectors = unit_vectors(10_000, seed=start, dimensions=64)
+        await store.upsert(Records(ids, {DENSE: vectors}, ids, [{}] * 10_000), new=True)
+        await store.maintain()
+        assert not await (await store._open()).list_indices(), "it would be trained again and again"
+    await store.close()
+    another = LanceStore(tmp_path, "view", Space("test", "1", 64))
+    await another.end_bulk()
+    table = await another._open()
+    assert {"id", "vector"} == {column for index in await table.list_indices() for column in index.columns}
+    assert await maintain.unindexed(table) == 0
+    version = await table.version()
+    await another.end_bulk()
+    assert await table.version() == version, "there is nothing left to do"
+    await another.close()
+
+
+async def test_the_end_of_a_small_load_changes_nothing(store: LanceStore) -> None:
+    await store.begin_bulk()
+    await store.upsert(records([{}] * 100), new=True)
+    version = await (await store._open()).version()
+    await store.end_bulk()
+    assert await (await store._open()).version() == version
+
+
+async def test_rows_of_one_table_go_into_another_as_arrays(store: LanceStore, tmp_path: Path) -> None:
+    await store.upsert(records([{"n": row // 5, "tags": ["a", "b"], "odd": None} for row in range(50)]), new=True)
+    other = LanceStore(tmp_path / "other", "view", SPACE)
+    await other.create()
+    async for batch in store.scan(20):
+        assert isinstance(batch.ids, Texts)
+        assert isinstance(batch.metadata, CodedMetadata)
+        await other.upsert(batch.between(0, 7))
+        await other.upsert(batch.between(7, len(batch)), new=True)
+    ids = [f"{row:06d}" for row in range(50)]
+    mine, theirs = await store.fetch(ids), await other.fetch(ids)
+    order = [list(theirs.ids).index(id_) for id_ in mine.ids]
+    found = theirs.taken(order)
+    assert (found.ids, found.texts, found.metadata) == (mine.ids, mine.texts, mine.metadata)
+    assert np.array_equal(found.vectors[DENSE], mine.vectors[DENSE])
+    assert len((await other.search(unit_vectors(1)[0], 50, parse({"n": 3, "tags": "b"}))).ids) == 5
+    await other.close()
 
 
 async def test_an_index_finds_what_exact_search_finds(indexed: tuple[Path, np.ndarray]) -> None:
