@@ -61,8 +61,6 @@ class Nearest:
 
 class Backend(ABC):
     single_process: bool
-    page_rows: int
-    """Of one read of whole rows, at most."""
 
     @property
     @abstractmethod

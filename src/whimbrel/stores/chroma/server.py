@@ -52,7 +52,6 @@ _NOTHING_LOST = "Nothing is lost: what was not written waits in the catalog."
 
 class ServerBackend(Backend):
     single_process = False
-    page_rows = 5_000
 
     def __init__(self, server: Server, reach: Reach) -> None:
         self._server = server

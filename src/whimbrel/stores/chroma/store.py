@@ -160,7 +160,7 @@ class ChromaStore(Store):
         """By a list of the ids taken first: Chroma's offsets shift when rows are deleted meanwhile. A row that comes
         later is not in it, one that goes meanwhile is left out. Two pages are on their way at a time."""
         collection = await self._open()
-        pages = rows.pages(await self.ids(), min(batch, self._backend.page_rows))
+        pages = rows.pages(await self.ids(), min(batch, rows.PAGE_ROWS))
         waiting: list[asyncio.Task[Records]] = []
         try:
             for page in pages:
