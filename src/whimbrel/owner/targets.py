@@ -22,7 +22,11 @@ from whimbrel.stores.base import Store
 T = TypeVar("T")
 
 SCANNED = 5_000
-"""Rows of a view that are compared together."""
+"""Rows of a view that are compared together, at most."""
+SCANNED_BYTES = 5 << 20
+"""Of their vectors and texts, about: a database may read a dozen batches ahead."""
+_TEXT_BYTES = 1_000
+"""A row's text and metadata, as they are mostly."""
 AT_REST_SHARE = 0.01
 """Of a segment's rows: as many deleted ones are written out of a lexicon at rest."""
 
@@ -116,7 +120,8 @@ class StoreTarget(Target):
         return await self.store.count()
 
     async def scan(self) -> AsyncGenerator[Held, None]:
-        async for records in self.store.scan(SCANNED):
+        size = SCANNED_BYTES // (4 * self.store.describe().dimensions + _TEXT_BYTES)
+        async for records in self.store.scan(min(SCANNED, max(size, 1))):
             yield HeldRecords(records, exact=self._exact)
 
     async def maintain(self, *, full: bool = False) -> None:

@@ -25,6 +25,7 @@ REBUILD = "The catalog holds everything: run `whimbrel view rebuild`."
 
 _INDEX_CACHE_BYTES = 256 * 2**20  # a million rows of 384 dimensions take about 80 MB of index
 _METADATA_CACHE_BYTES = 64 * 2**20
+_READ_AHEAD_BYTES = 32 * 2**20  # a scan's, for a reader that is slower than the disk; 2 GiB unless it is told otherwise
 
 _session: Any = None
 
@@ -45,6 +46,7 @@ def import_lancedb() -> Any:
     """The module, without the REST client of a remote catalog: 160 modules of validators that take more than half of
     its import (0.45 of 0.8 s) and are never called here. Where a program has imported them already, they stay."""
     os.environ.setdefault("LANCE_LOG", "error")  # its notes on its own internals go to stderr
+    os.environ.setdefault("LANCE_DEFAULT_IO_BUFFER_SIZE", str(_READ_AHEAD_BYTES))
     with _importing:
         if "lancedb" not in sys.modules and _CLIENT not in sys.modules:
             absent = _Absent()
