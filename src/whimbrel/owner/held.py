@@ -114,13 +114,15 @@ def _metadata_differs(wanted: Sequence[Metadata], held: Sequence[Metadata]) -> F
     """Each pair of distinct ones is compared once: as the JSON that it came as, then, where that is not the same, by
     its canonical JSON."""
     one, other = CodedMetadata.of(wanted), CodedMetadata.of(held)
-    pairs, of = np.unique(one.codes * np.int64(len(other.distinct)) + other.codes, return_inverse=True)
-    firsts, seconds = np.divmod(pairs, max(len(other.distinct), 1))
+    numbers = int(other.codes.max(initial=0)) + 1
+    pairs, first, of = np.unique(one.codes * np.int64(numbers) + other.codes, return_index=True, return_inverse=True)
     different = np.ones(len(pairs), np.bool_)
-    if isinstance(held, CodedMetadata):
-        different = _texts_differ(Texts(one.json.take(firsts)), Texts(other.json.take(seconds)))
+    if other.has_json:
+        one_each, other_each = one.json.take(one.codes[first]), other.json.take(other.codes[first])
+        different = _texts_differ(Texts(one_each), Texts(other_each))
     for pair in np.flatnonzero(different).tolist():
-        different[pair] = _canonical(one.distinct[firsts[pair]]) != _canonical(other.distinct[seconds[pair]])
+        row = int(first[pair])
+        different[pair] = _canonical(one[row]) != _canonical(other[row])
     return different[of]
 
 
