@@ -14,7 +14,7 @@ from whimbrel.owner.embedding import EmbeddingStage
 FIRST_ROWS = 1_000
 """Of the first batch, which tells how large rows are and how quickly they are written."""
 MOST_ROWS = 10_000
-MOST_BYTES = 8 << 20
+MOST_BYTES = 6 << 20
 """Of texts and vectors in a batch. Two are in memory, one being read and one being written, in several forms each."""
 WRITE_S = 1.0
 """That a batch should take to be written, at most: who wants the view in between does not wait longer."""
