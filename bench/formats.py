@@ -1,9 +1,10 @@
 """Documents a second by format: ours, and Kreuzberg alone on the same files, both with all cores.
 
 Kreuzberg alone is its own batch call with Markdown as output, on its own threads. Ours is what an ingest does with a
-file: a process for each core reads it, makes Markdown of it and finds its pages. The figures with a target leave out
-the cutting into chunks, which Kreuzberg is not asked for; one with it, through the worker processes, is a note. What
-Kreuzberg does not read here (pictures without Tesseract), and text, which needs no reader, is not compared.
+file: a process for each core reads it, makes Markdown of it and finds its pages. Both have the files in memory, and
+ours are told which to read by number, as workers are told a path. The figures with a target leave out the cutting into
+chunks, which Kreuzberg is not asked for; one with it, through the worker processes, is a note. What Kreuzberg does not
+read here (pictures without Tesseract), and text, which needs no reader, is not compared.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ from whimbrel.ingest.workers import ExtractionPool, Request
 ROUNDS = 5
 LEAST = 0.4
 """Seconds that a side takes at least, by reading the files of a small format several times."""
+PORTIONS = 50
+"""That a batch is handed to each process in: few enough to cost nothing, so many that both end together."""
 NAMES = {
     "application/pdf": "PDF",
     "text/html": "HTML",
@@ -58,17 +61,21 @@ def run(folder: Path, *, quick: bool) -> list[Figure]:
     cores = len(os.sched_getaffinity(0))
     figures = []
     totals: dict[str, list[float]] = {"ours": [], "cut": [], "theirs": []}
-    with multiprocessing.get_context("spawn").Pool(cores) as pool:
-        pool.map(
-            _read, [one for some in files.values() for one in some[:2]]
-        )  # imports, and the first use of each reader
+    every = [one for some in files.values() for one in some]
+    places = {file[:2]: place for place, file in enumerate(every)}
+
+    def read(batch: list[File]) -> None:
+        told = [places[file[:2]] for file in batch]
+        pool.map(_read, told, chunksize=max(1, len(batch) // (cores * PORTIONS)))
+
+    with multiprocessing.get_context("spawn").Pool(cores, _hold, [every]) as pool:
+        read([one for some in files.values() for one in some[:2]])  # imports, and the first use of each reader
         for media_type, some in files.items():
-            ours, theirs = _in_turns(some, rounds, lambda batch: pool.map(_read, batch, chunksize=1), _kreuzberg)
+            ours, theirs = _in_turns(some, rounds, read, _kreuzberg)
             title = f"formats: {NAMES[media_type]}, {len(some)} files"
             figures.append(Figure(title, len(some) / ours, "documents/s", len(some) / theirs, ">= 0.8").show())
             totals["ours"].append(ours)
             totals["theirs"].append(theirs)
-    every = [one for some in files.values() for one in some]
     cut, _ = _in_turns(every, 1, _worker_pool, lambda batch: None)
     count = len(every)
     against = count / sum(totals["theirs"])
@@ -96,8 +103,16 @@ def _in_turns(
     return median(measured[0]), median(measured[1])
 
 
-def _read(file: File) -> int:
-    name, content, _ = file
+_held: list[File] = []
+"""In a process of the pool: what it may be told to read."""
+
+
+def _hold(files: list[File]) -> None:
+    _held[:] = files
+
+
+def _read(place: int) -> int:
+    name, content, _ = _held[place]
     try:
         return len(extract(content, name=name).text)
     except ExtractionFailed:

@@ -6,9 +6,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 
-from whimbrel.answer.relevance import Judged, asked_terms, judged
+from whimbrel.answer.asked import Asked
+from whimbrel.answer.relevance import Judged, judged
 from whimbrel.answer.vectors import Embed
-from whimbrel.answer.words import terms
 from whimbrel.domain import Hit
 
 ABSTAIN = 0.5
@@ -77,15 +77,15 @@ class Signs:
 
 def signs(question: str, hits: Sequence[Hit], found: Judged, *, language: str = "en") -> Signs:
     """Of hits with at least one judged sentence."""
-    asked = asked_terms(question, language)
-    in_hits = [asked & set(terms(f"{hit.title}\n{hit.text}", language)) for hit in hits]
-    size = max(len(asked), 1)
+    asked = Asked.of(question, language)
+    in_hits = [asked.within(f"{hit.title}\n{hit.text}") for hit in hits]
+    size = max(len(asked.terms), 1)
     words = max(candidate.words for candidate in found.candidates)
     return Signs(
         sentence=max(found.near),
         passage=max(found.hits_near, default=max(found.near)),
         words=words,
-        together=float(words > 0.99 and len(asked) > 1),
+        together=float(words > 0.99 and len(asked.terms) > 1),
         covered=max((len(there) for there in in_hits), default=0) / size,
         absent=1.0 - len(set[str]().union(*in_hits)) / size,
     )

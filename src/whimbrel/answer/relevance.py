@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from whimbrel.answer.asked import Asked
 from whimbrel.answer.sentences import Sentence, plain, sentences
 from whimbrel.answer.vectors import Embed, Vectors, compared
-from whimbrel.answer.words import terms
 from whimbrel.domain import Hit
 from whimbrel.errors import ModelError
 from whimbrel.ingest.blocks import Kind
@@ -61,18 +61,10 @@ class Candidate:
         return self.spoken.casefold()
 
 
-_ASKING = re.compile(
-    r"\b(?:what|how|who|whom|whose|which|when|where|why|do|does|did|can|could|should|would|is|are|was|were|am|be|i|you|we"
-    r"|my|your|our|me|us|there|have|has|had|much|many|please|tell|explain|happens?|happened|means?|meaning|called|name|named|works?|comes?|came|gets?|got"
-    r"|list|describe|define|give)\b",
-    re.IGNORECASE,
-)
-"""Words of English questions that their answers lack."""
-
-
 def candidates(question: str, hits: Sequence[Hit], language: str) -> list[Candidate]:
     """The most promising `MOST_EMBEDDED` sentences. Overlapping chunks give theirs once."""
     highest = max((hit.score for hit in hits), default=0.0)
+    asked = Asked.of(question, language)
     found: list[tuple[Hit, list[Sentence], int, str, set[str]]] = []
     taken: set[tuple[str, int]] = set()
     for hit in hits:
@@ -83,10 +75,9 @@ def candidates(question: str, hits: Sequence[Hit], language: str) -> list[Candid
                 taken.add(where)
                 said = plain(hit.text[of[first_needed(hit, of, place)].start : sentence.end])
                 text = ": ".join(part for part in (plain(hit.title)[:80], sentence.heading[:80], said) if part)
-                found.append((hit, of, place, text, set(terms(text, language))))
+                found.append((hit, of, place, text, asked.within(text)))
     frequency = Counter(term for *_, present in found for term in present)
-    asked = asked_terms(question, language)
-    weight = {term: math.log(1 + len(found) / (1 + frequency[term])) for term in asked}
+    weight = {term: math.log(1 + len(found) / (1 + frequency[term])) for term in asked.terms}
     total = sum(weight.values()) or 1.0
     made = [
         Candidate(
@@ -94,17 +85,12 @@ def candidates(question: str, hits: Sequence[Hit], language: str) -> list[Candid
             of,
             place,
             text,
-            words=sum(weight[term] for term in asked & present) / total,
+            words=sum(weight[term] for term in present) / total,
             standing=hit.score / highest if highest > 0 else 0.0,
         )
         for hit, of, place, text, present in found
     ]
     return sorted(made, key=lambda c: c.words + 0.3 * c.standing, reverse=True)[:MOST_EMBEDDED]
-
-
-def asked_terms(question: str, language: str) -> set[str]:
-    content = _ASKING.sub(" ", question) if language == "en" else question
-    return set(terms(content, language) or terms(question, language))
 
 
 # --- judging ---------------------------------------------------------------------------------------------------------

@@ -7,7 +7,8 @@ import io
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 from whimbrel.errors import CorruptFile, EncryptedFile, FileTooLarge
 
@@ -21,9 +22,26 @@ _MAX_RATIO = 200
 _NESTED = (".zip", ".jar", ".docx", ".xlsx", ".pptx", ".odt", ".ods", ".odp", ".epub")
 
 
-def check_zip(data: bytes, max_unpacked: int, *, depth: int = 0) -> int:
-    """Bytes that a zip-based file unpacks to, nested ones included, by its central directory; nothing is unpacked but
-    nested archives.
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """What a zip-based file holds, by its central directory, which takes as long to read as a small document."""
+
+    names: Sequence[str]
+    mimetype: str
+    """What a first member of this name says, as OpenDocument and EPUB have it; else empty."""
+    unpacked: int
+    """Bytes, nested archives included."""
+
+    @classmethod
+    def of(cls, archive: zipfile.ZipFile, unpacked: int) -> Contents:
+        names = archive.namelist()
+        says = names[:1] == ["mimetype"] and archive.getinfo("mimetype").file_size < 200
+        mimetype = archive.read("mimetype").decode("ascii", "replace").strip() if says else ""
+        return cls(names, mimetype, unpacked)
+
+
+def check_zip(data: bytes, max_unpacked: int, *, depth: int = 0) -> Contents:
+    """What a zip-based file holds. Nothing is unpacked but its type and nested archives.
 
     Raises `FileTooLarge` over `max_unpacked` or at a ratio that only bombs have, `EncryptedFile`, `CorruptFile`.
     """
@@ -44,8 +62,8 @@ def check_zip(data: bytes, max_unpacked: int, *, depth: int = 0) -> int:
                         raise FileTooLarge(f"Archives are nested more than {MAX_DEPTH} deep.", "Unpack the outer ones.")
                     inner = archive.read(member)
                     if zipfile.is_zipfile(io.BytesIO(inner)):
-                        total += check_zip(inner, max_unpacked - total, depth=depth + 1)
-            return total
+                        total += check_zip(inner, max_unpacked - total, depth=depth + 1).unpacked
+            return Contents.of(archive, total)
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError, OSError) as error:
         raise CorruptFile(f"The archive is damaged: {error}.", "Is the file complete?") from error
 

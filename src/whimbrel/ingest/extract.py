@@ -87,9 +87,8 @@ def _extract(data: bytes, name: str, given: _Given, depth: int) -> Extracted:
         raise _too_large(len(data), given.limits)
     if not data.strip(b" \t\r\n\f\v\0"):
         raise EmptyFile("The file is empty." if not data else "There is nothing but blanks in the file.", _EMPTY)
-    form = format_of(name, data)
-    if data.startswith(b"PK\x03\x04"):
-        check_zip(data, given.limits.max_unpacked_bytes)
+    zipped = data.startswith(b"PK\x03\x04")
+    form = format_of(name, data, check_zip(data, given.limits.max_unpacked_bytes) if zipped else None)
     extracted = _by_format(data, name, form, given, depth)
     if not says_something(extracted.text):
         raise _nothing_in(extracted)
@@ -135,7 +134,7 @@ _PICTURES = "If its text is in pictures: save it as a PDF; scanned pages are rea
 
 def _begins_as(data: bytes, form: Format) -> bool:
     """Whether a file whose name says a binary format has any sign of one."""
-    return format_of("", data).media_type != "" or b"\0" in data[:4_096] or b"endobj" in data
+    return form.in_content or b"\0" in data[:4_096] or b"endobj" in data
 
 
 def _unknown(data: bytes, name: str, media_type: str) -> Extracted:

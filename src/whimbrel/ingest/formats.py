@@ -5,8 +5,11 @@ from __future__ import annotations
 import io
 import re
 import zipfile
-from dataclasses import dataclass
+import zlib
+from dataclasses import dataclass, replace
 from pathlib import PurePath
+
+from whimbrel.ingest.archives import Contents
 
 OFFICE = {
     "docx": "application/vnd.openxmlformats-officedocument.wordprocessingml.document",
@@ -140,13 +143,22 @@ class Format:
     """Of source code and of data in text form: what its fence is marked with."""
     warning: str = ""
     """That the extension says otherwise."""
+    in_content: bool = False
+    """The content has the marks of a format, be it this or another."""
 
 
-def format_of(name: str, data: bytes) -> Format:
-    """The format of a file by its first bytes, its inner structure, and its name, in this order of trust."""
+def format_of(name: str, data: bytes, contents: Contents | None = None) -> Format:
+    """The format of a file by its first bytes, its inner structure, and its name, in this order of trust. `contents`
+    are those of a zip-based file, where they are known already."""
     named = by_name(name)
-    found = _by_content(data)
-    if not found or found == named.media_type or (found not in _WRITTEN and _is_text(data[:1_024])):
+    found = _by_content(data, contents)
+    if not found or (found not in _WRITTEN and _is_text(data[:1_024])):
+        return named
+    return replace(_trusted(found, named, name), in_content=True)
+
+
+def _trusted(found: str, named: Format, name: str) -> Format:
+    if found == named.media_type:
         return named
     if found == "text/html" and (named.language or named.media_type in _HTML_WITHIN):
         return named  # a template, or Markdown that begins with HTML
@@ -175,7 +187,7 @@ def by_name(name: str) -> Format:
     return Format(_TEXT.get(suffix) or _MARKUP.get(suffix) or _OTHER.get(suffix) or "")
 
 
-def _by_content(data: bytes) -> str:
+def _by_content(data: bytes, contents: Contents | None) -> str:
     head = data[:1_024]
     for magic, media_type in _MAGIC:
         if head.startswith(magic):
@@ -183,7 +195,7 @@ def _by_content(data: bytes) -> str:
     if head.startswith(b"%PDF-"):
         return "application/pdf"
     if head.startswith((b"PK\x03\x04", b"PK\x05\x06")):
-        return _zip_type(data)
+        return _zip_type(contents or _contents(data))
     if head.startswith(b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"):
         return _ole_type(data)
     if head[4:8] == b"ftyp":
@@ -200,17 +212,22 @@ def _by_content(data: bytes) -> str:
     return "text/html" if start.startswith((b"<!doctype html", b"<html")) else ""
 
 
-def _zip_type(data: bytes) -> str:
+def _contents(data: bytes) -> Contents | None:
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            names = archive.namelist()
-            if names and names[0] == "mimetype" and archive.getinfo("mimetype").file_size < 200:
-                return archive.read("mimetype").decode("ascii", "replace").strip()
-    except (zipfile.BadZipFile, ValueError, RuntimeError, NotImplementedError, EOFError, OSError):
-        return "application/zip"  # damaged: the check of archives says how
-    if "[Content_Types].xml" in names:
+            return Contents.of(archive, 0)
+    except (zipfile.BadZipFile, zlib.error, ValueError, RuntimeError, NotImplementedError, EOFError, OSError):
+        return None  # damaged: the check of archives says how
+
+
+def _zip_type(contents: Contents | None) -> str:
+    if contents is None:
+        return "application/zip"
+    if contents.mimetype:
+        return contents.mimetype
+    if "[Content_Types].xml" in contents.names:
         for folder, kind in (("word/", "docx"), ("xl/", "xlsx"), ("ppt/", "pptx")):
-            if any(name.startswith(folder) for name in names):
+            if any(name.startswith(folder) for name in contents.names):
                 return OFFICE[kind]
     return "application/zip"
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,6 +30,8 @@ TESSDATA = (
     "/opt/homebrew/share/tessdata",
 )
 """Where Kreuzberg, which has Tesseract's engine built in, looks for what it knows of languages."""
+SOUGHT_EVERY_S = 5.0
+"""Looking through all these folders takes a tenth as long as reading a small document."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +69,15 @@ class Message:
 
 
 def ocr_available() -> bool:
-    places = [os.environ["TESSDATA_PREFIX"]] if "TESSDATA_PREFIX" in os.environ else TESSDATA
-    return any(any(Path(place).glob("*.traineddata")) for place in places) or shutil.which("tesseract") is not None
+    """Whether Tesseract is there. Looked for anew every few seconds: it may be installed while a worker runs."""
+    return _ocr_found(os.environ.get("TESSDATA_PREFIX"), os.environ.get("PATH"), int(time.monotonic() / SOUGHT_EVERY_S))
+
+
+@lru_cache(maxsize=1)
+def _ocr_found(prefix: str | None, path: str | None, at: int) -> bool:
+    places = TESSDATA if prefix is None else [prefix]
+    found = any(any(Path(place).glob("*.traineddata")) for place in places)
+    return found or shutil.which("tesseract", path=path) is not None
 
 
 def read(data: bytes, media_type: str, options: Options = NO_OPTIONS) -> Reading:
