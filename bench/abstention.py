@@ -1,4 +1,4 @@
-"""Knowing when not to answer: right abstentions against false refusals, through the product's own search.
+"""Knowing when not to answer: right abstentions against false refusals, through the product as it comes.
 
 In clapnq_dev half of the questions have no answer in the corpus. In the other collections a question is asked twice:
 as it is, and with the documents that answer taken from its hits.
@@ -15,7 +15,6 @@ import numpy as np
 
 from bench.beir import Collection, ingest, read
 from bench.figures import Figure, clock, note
-from bench.homes import open_home
 from whimbrel import Whimbrel
 from whimbrel.answer.abstaining import ABSTAIN, answerable
 from whimbrel.domain import EmbedKind, Hit
@@ -35,7 +34,7 @@ def run(folder: Path, *, quick: bool) -> list[Figure]:
             continue
         place = folder / f"abstention-{name}"
         shutil.rmtree(place, ignore_errors=True)
-        with open_home(place / "home") as whimbrel:
+        with Whimbrel(place / "home") as whimbrel:
             names = ingest(collection, place / "sources", whimbrel)
             with clock() as seconds:
                 right, wrong = asyncio.run(_scores(whimbrel, collection, names, 100 if quick else 500))

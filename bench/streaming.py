@@ -28,7 +28,8 @@ def run(folder: Path, *, quick: bool) -> list[Figure]:
     home = searched_home(folder, chunks)
     with _model() as port:
         environment = {"OPENAI_BASE_URL": f"http://127.0.0.1:{port}/v1", "OPENAI_API_KEY": "none"}
-        with Serve(home, WHIMBREL_MODEL="openai:bench", **environment) as serve:
+        # Questions about made-up documents are turned away by right: not here, where each must be answered.
+        with Serve(home, WHIMBREL_MODEL="openai:bench", WHIMBREL_ANSWER_ABSTAIN="0", **environment) as serve:
             serve.wait_for("/ready")
             times = _take_turns(serve, port, rounds)
     search, bare = median(times["search"]), median(times["bare"])
