@@ -129,6 +129,8 @@ def test_requests_and_searches_are_counted(served: Served) -> None:
         served.http.post("/v1/search", json={"query": f"godwit {number}", "mode": "lexical"})
         served.http.get(f"/v1/documents/nobody-{number}")
         served.http.get(f"/nowhere/{number}")
+        served.http.get("/openapi.json")
+        served.http.get("/docs")
     served.http.post("/v1/query", json={"query": "Where does the godwit come from?"})
     after = _metrics(served)
 
@@ -138,6 +140,8 @@ def test_requests_and_searches_are_counted(served: Served) -> None:
     assert more("whimbrel_requests_total", method="POST", route="/v1/search", status="200") == 3
     assert more("whimbrel_requests_total", method="GET", route="/v1/documents/{document:path}", status="404") == 3
     assert more("whimbrel_requests_total", method="GET", route="(no route)", status="404") == 3
+    assert more("whimbrel_requests_total", method="GET", route="/openapi.json", status="200") == 3
+    assert more("whimbrel_requests_total", method="GET", route="/docs", status="200") == 3
     assert more("whimbrel_request_seconds_count", route="/v1/search") == 3
     assert more("whimbrel_searches_total", mode="lexical", degraded="false") == 3
     assert more("whimbrel_search_stage_seconds_count", stage="lexicon") == 3

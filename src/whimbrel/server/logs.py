@@ -105,8 +105,10 @@ class RequestLog:
 
 
 def route(scope: Scope) -> str:
-    """The route's own path: the one asked for may hold ids and URIs."""
-    return getattr(scope.get("route"), "path", None) or "(no route)"
+    """The route's own path: the one asked for may hold ids and URIs, unless the route takes no parameters."""
+    if own := getattr(scope.get("route"), "path", None):
+        return str(own)
+    return str(scope["path"]) if "endpoint" in scope and not scope.get("path_params") else "(no route)"
 
 
 class _Text(logging.Formatter):
