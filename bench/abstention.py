@@ -1,7 +1,7 @@
 """Knowing when not to answer: right abstentions against false refusals, through the product as it comes.
 
 In clapnq_dev half of the questions have no answer in the corpus. In the other collections a question is asked twice:
-as it is, and with the documents that answer taken from its hits.
+as it is, and with the documents that answer taken from its hits. Last come short questions to our own documentation.
 """
 
 from __future__ import annotations
@@ -14,11 +14,13 @@ from pathlib import Path
 import numpy as np
 
 from bench.beir import Collection, ingest, read
+from bench.docs_questions import ANSWERED, UNANSWERED
 from bench.figures import Figure, clock, note
 from whimbrel import Whimbrel
 from whimbrel.answer.abstaining import ABSTAIN, answerable
 from whimbrel.domain import EmbedKind, Hit
 
+DOCS = Path(__file__).parent.parent / "docs"
 PASSAGES = 8
 NAMES = ("clapnq_dev", "nq_qed_dev", "anthropic_docs")
 SHARES = (0.02, 0.05, 0.10, 0.15, 0.20, 0.30)
@@ -42,7 +44,21 @@ def run(folder: Path, *, quick: bool) -> list[Figure]:
             note(f"{name}: {len(right)} answerable, {len(wrong)} not; {each:.0f} ms each, with the search")
         shutil.rmtree(place)
         figures += _figures(name, right, wrong)
-    return figures
+    return [*figures, *_own_docs(folder / "abstention-docs")]
+
+
+def _own_docs(place: Path) -> list[Figure]:
+    shutil.rmtree(place, ignore_errors=True)
+    with Whimbrel(place) as whimbrel:
+        whimbrel.ingest([DOCS])
+        right, wrong = asyncio.run(_asked(whimbrel, ANSWERED)), asyncio.run(_asked(whimbrel, UNANSWERED))
+    shutil.rmtree(place)
+    return _figures("our documentation", right, wrong)
+
+
+async def _asked(whimbrel: Whimbrel, questions: Sequence[str]) -> list[float]:
+    found = [(question, await whimbrel.asearch(question, top_k=PASSAGES)) for question in questions]
+    return [await _score(whimbrel, question, result.hits) for question, result in found]
 
 
 async def _scores(

@@ -83,6 +83,36 @@ async def test_another_embedders_cosines_are_read_on_their_own_scale(embed: Embe
         assert other.score == pytest.approx(one.score, abs=0.01)
 
 
+MUSEUM = [
+    hit("Das Museum ist dienstags bis sonntags von 10 bis 17 Uhr geöffnet.", 1, "Heimatmuseum"),
+    hit(
+        "Das Haus wurde 1782 als Wohnhaus eines Tuchhändlers gebaut. Seit 1931 gehört es der Stadt.", 2, "Heimatmuseum"
+    ),
+    hit("Der Eintritt kostet 6 Euro, ermäßigt 4 Euro. Kinder zahlen nichts.", 3, "Heimatmuseum"),
+]
+
+
+@pytest.mark.parametrize(
+    ("question", "answers"),
+    [
+        ("Wann ist das Museum geöffnet?", True),
+        ("Wann wurde das Haus gebaut?", True),
+        ("Was kostet der Eintritt?", True),
+        ("Wer ist der Bürgermeister?", False),
+        ("Wann wurde Goethe geboren?", False),
+        ("Gibt es eine Garderobe?", False),
+    ],
+)
+async def test_words_of_asking_are_not_missed_in_german(question: str, answers: bool, embed: Embed) -> None:
+    assert (await answerable(question, MUSEUM, embed, language="de")).answers is answers
+
+
+async def test_two_words_for_one_are_found(embed: Embed) -> None:
+    backup = [hit("To make a backup of a home, run `whimbrel backup FILE`.", 1, "Commands")]
+    assert (await answerable("How do I back up a home?", backup, embed)).answers
+    assert not (await answerable("How do I buy a house?", backup, embed)).answers
+
+
 async def test_an_extractive_answer_is_checked_sentence_by_sentence(embed: Embed) -> None:
     answer = await answer_extractively("How far does the whimbrel fly, and what does it weigh?", HITS, embed)
     assert not answer.abstained
