@@ -82,7 +82,7 @@ class ToyView:
         """From a snapshot: all chunks, at the log's head."""
         with catalog.read() as connection:
             end = log.head(connection, self.collection_id)
-            upto = rows.max_chunk_key(connection, self.collection_id)
+            upto = rows.max_chunk_key(connection, self.collection_id, self.chunking_id)
             after = 0
             self.rows = {}
             while keys := rows.next_keys(

@@ -89,7 +89,7 @@ def test_a_refused_text_has_a_reason_and_blocks_nothing(catalog: Catalog, place:
         vectors.put(connection, space, [ids["one"]], np.ones((1, 4), np.float32), {ids["bad"]: "too long"})
         found, waiting, refused = rows.load_chunks(connection, keys_of(connection, place), space)
         assert (found.texts, waiting, refused) == (["one"], 1, 1)
-        assert vectors.refusals(connection, space, place[0]) == 1
+        assert vectors.refusals(connection, space, *place) == 1
         assert vectors.missing(connection, space, keys_of(connection, place)).texts == ["three"]
         assert connection.execute(select(t.vectors.c.reason).where(t.vectors.c.data.is_(None))).scalars().all() == [
             "too long"

@@ -24,7 +24,7 @@ from whimbrel.errors import CorruptFile, EmptyFile, ExtractionFailed, Extraction
 from whimbrel.ingest.chunk import Chunking, chunk
 from whimbrel.ingest.extract import Limits
 from whimbrel.ingest.tokens import load_token_spans
-from whimbrel.ingest.workers import ExtractionPool, Processed, Request
+from whimbrel.ingest.workers import ExtractionPool, Measured, Processed, Request
 
 TOKENIZER = Path(whimbrel.models.embedders.__path__[0]) / "assets" / "minilm" / "tokenizer.json"
 PROSE = "# Title\n\n" + "A sentence of some words that stands here. " * 200
@@ -73,6 +73,8 @@ async def test_text_and_chunks(pool: ExtractionPool, tmp_path: Path) -> None:
         pages=[],
         warnings=[],
         spans=expected,
+        also=[],
+        cut_title="Title",
     )
 
 
@@ -80,8 +82,24 @@ async def test_text_that_was_extracted_before_is_only_cut(pool: ExtractionPool) 
     text = "\ufeffanything\r\n\x07 as it is: 漢字 \U0001f600"
     processed = await pool.process(request(text, "Title"))
     assert processed.text == text
-    assert processed.title == "Title"
+    assert processed.title == processed.cut_title == "Title"
     assert len(processed.spans) == 1
+
+
+async def test_a_text_is_cut_in_several_ways_at_once_with_its_pages(pool: ExtractionPool) -> None:
+    ways = [Chunking(64, 8), Chunking(32, 0), Chunking(200, 40)]
+    pages = [(0, 1), (3_000, 2), (6_000, 3)]
+    also = [Measured(way, TOKENIZER) for way in ways[1:]]
+    processed = await pool.process(request(PROSE, "Book", chunking=ways[0], also=also, pages=pages))
+    counted = load_token_spans(TOKENIZER)
+    expected = [chunk(PROSE, way, counted, pages=pages, title="Book") for way in ways]
+    assert [processed.spans, *processed.also] == expected
+    assert {span.page for span in processed.spans} == {1, 2, 3}
+
+
+async def test_a_title_that_is_but_the_name_stands_over_nothing(pool: ExtractionPool) -> None:
+    processed = await pool.process(request(b"Some words without a heading.", "notes.txt"))
+    assert (processed.title, processed.cut_title) == ("notes", "")
 
 
 async def test_a_known_file_is_not_read_further(pool: ExtractionPool) -> None:

@@ -17,8 +17,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from sqlalchemy import Connection
-
 from whimbrel.answer.asking import Asked, Asking
 from whimbrel.catalog import collections, jobs, leases, migrate, vectors
 from whimbrel.catalog.collections import Collection, ViewRow
@@ -31,9 +29,9 @@ from whimbrel.home import Home, host_name
 from whimbrel.ingest.chunk import Chunking, check_readable
 from whimbrel.ingest.extract import Limits as ReadLimits
 from whimbrel.ingest.jobs import Reading
-from whimbrel.ingest.pipeline import Cutting, Guard, recipe_of
+from whimbrel.ingest.pipeline import Cutting, Guard
 from whimbrel.ingest.reader import Options
-from whimbrel.ingest.workers import ExtractionPool
+from whimbrel.ingest.workers import ExtractionPool, Measured
 from whimbrel.lexicon.language import DEFAULT, language_of, uri_of
 from whimbrel.lexicon.tantivy import TantivyLexicon
 from whimbrel.models.embedders.base import Embedder
@@ -291,35 +289,23 @@ class Whimbrel(Service):
     def _cutting(self, collection: Collection) -> Cutting:
         """As the collection's chunks were cut before, whatever the configuration says now."""
         with self.catalog.write() as connection:
-            chunking_id = collections.collection_chunking(connection, collection.id)
-            if chunking_id is None:
-                chunking_id = collections.chunking_id(connection, self._chunking().spec)
-            spec = collections.chunking_spec(connection, chunking_id)
-            store, _ = collections.live_views(connection, collection)
-        embedder = self.embedder() if store is None or store.view.space_id is None else None
-        if embedder is None:
-            assert store is not None
-            assert store.view.space_id is not None
-            embedder = self.embedder_for(store.view.space_id)
+            keys = collections.collection_chunkings(connection, collection.id)
+            keys = keys or [collections.chunking_id(connection, self._chunking().spec)]
+            specs = [collections.chunking_spec(connection, key) for key in keys]
+            current = collections.by_id(connection, collection.id) or collection
+            spaces = [collections.counting_space(connection, current, key) for key in keys]
         ingest = self.settings.ingest
-        chunking = Chunking.parse(spec)
-        check_readable(chunking, embedder.space)
         return Cutting(
-            chunking_id=chunking_id,
-            chunking=chunking,
-            tokenizer=embedder.tokenizer,
-            counter=embedder.space.model,
+            ways={key: self._measured(spec, space) for key, spec, space in zip(keys, specs, spaces, strict=True)},
             limits=ReadLimits(ingest.max_file_bytes, ingest.max_unpacked_bytes),
             options=Options(ingest.parsed_passwords(), ingest.ocr_languages),
         )
 
-    def _recipe(self, connection: Connection, collection: Collection) -> str:
-        chunking = collections.collection_chunking(connection, collection.id)
-        spec = self._chunking().spec if chunking is None else collections.chunking_spec(connection, chunking)
-        store, _ = collections.live_views(connection, collection)
-        known = store.view.space_id if store is not None else None
-        embedder = self.embedder() if known is None else self.embedder_for(known)
-        return recipe_of(spec, embedder.space.model)
+    def _measured(self, spec: str, space: int | None) -> Measured:
+        embedder = self.embedder() if space is None else self.embedder_for(space)
+        chunking = Chunking.parse(spec)
+        check_readable(chunking, embedder.space)
+        return Measured(chunking, embedder.tokenizer)
 
     def _extraction_pool(self) -> ExtractionPool:
         if self._pool is None:

@@ -181,7 +181,6 @@ def contents(whimbrel: Whimbrel, collection: str = "default") -> dict[str, Any]:
                 "hash": row.content_hash,
                 "text": read_text(connection, row.id),
                 "length": row.text_length,
-                "count": row.chunk_count,
                 "chunks": [
                     (chunk.public_id.hex(), chunk.ordinal, chunk.start, chunk.end, chunk.tokens, chunk.context)
                     for chunk in chunks

@@ -28,11 +28,13 @@ from sqlalchemy import (
     JSON,
     Boolean,
     Column,
+    ColumnElement,
     Connection,
     Float,
     Integer,
     LargeBinary,
     MetaData,
+    Select,
     Table,
     Text,
     cast,
@@ -130,8 +132,10 @@ def write_archive(
     version: str,
     overwrite: bool = False,
     progress: Progress | None = None,
+    only: Mapping[str, ColumnElement[bool]] | None = None,
 ) -> Manifest:
-    """Write the named tables, as `connection`'s transaction sees them, to `target`: all of it or nothing.
+    """Write the named tables, as `connection`'s transaction sees them, to `target`: all of it or nothing. `only`: by
+    table, which of its rows; all of those that it does not name.
 
     Raises `Conflict` if the file exists, `DiskFull`, or `BackupError` if it cannot be written.
     """
@@ -139,11 +143,12 @@ def write_archive(
     found.reflect(connection, only=list(names))
     with _in_place_of(target, overwrite) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
         tables = [found.tables[name] for name in names]
-        total = sum(_count(connection, table) for table in tables) if progress else 0
+        only = only or {}
+        total = sum(_count(connection, table, only.get(table.name)) for table in tables) if progress else 0
         done = 0
         entries: dict[str, TableEntry] = {}
         for table in tables:
-            entries[table.name] = _write_table(connection, table, archive)
+            entries[table.name] = _write_table(connection, table, archive, only.get(table.name))
             done += entries[table.name].rows
             if progress:
                 progress(table.name, done, total)
@@ -159,13 +164,15 @@ def write_archive(
     return manifest
 
 
-def _write_table(connection: Connection, table: Table, archive: zipfile.ZipFile) -> TableEntry:
+def _write_table(
+    connection: Connection, table: Table, archive: zipfile.ZipFile, only: ColumnElement[bool] | None
+) -> TableEntry:
     import pyarrow.parquet as pq
 
     kinds = {column.name: _kind(column) for column in table.columns}
     schema = pa.schema([(name, _ARROW[kind]) for name, kind in kinds.items()])
     parts: list[Part] = []
-    groups = _groups(connection, table, kinds, schema)
+    groups = _groups(connection, table, kinds, schema, only)
     group = next(groups, None)
     while group is not None:
         name = f"tables/{table.name}-{len(parts) + 1:05d}.parquet"
@@ -183,10 +190,12 @@ def _write_table(connection: Connection, table: Table, archive: zipfile.ZipFile)
     return TableEntry(kinds, sum(part.rows for part in parts), parts)
 
 
-def _groups(connection: Connection, table: Table, kinds: Mapping[str, Kind], schema: Any) -> Iterator[Any]:
+def _groups(
+    connection: Connection, table: Table, kinds: Mapping[str, Kind], schema: Any, only: ColumnElement[bool] | None
+) -> Iterator[Any]:
     """Arrow tables of about `GROUP_BYTES` each, by primary key."""
     batches: list[Any] = []
-    for rows in _batches(connection, table, kinds):
+    for rows in _batches(connection, table, kinds, only):
         columns = zip(zip(*rows, strict=True), schema.types, strict=True)
         arrays = [pa.array(values, type=type_) for values, type_ in columns]
         batches.append(pa.RecordBatch.from_arrays(arrays, schema=schema))
@@ -197,11 +206,13 @@ def _groups(connection: Connection, table: Table, kinds: Mapping[str, Kind], sch
         yield pa.Table.from_batches(batches)
 
 
-def _batches(connection: Connection, table: Table, kinds: Mapping[str, Kind]) -> Iterator[Sequence[Any]]:
+def _batches(
+    connection: Connection, table: Table, kinds: Mapping[str, Kind], only: ColumnElement[bool] | None
+) -> Iterator[Sequence[Any]]:
     # One upload may be as long as a file may be; a segment is up to 128 KiB.
     size = {"uploads": 1, "segments": 100}.get(table.name, 2_000)
     query = select(*[_raw(table.c[name], kind, connection) for name, kind in kinds.items()])
-    query = query.order_by(*table.primary_key.columns)
+    query = _chosen(query, only).order_by(*table.primary_key.columns)
     with connection.execute(query, execution_options={"yield_per": size}) as result:
         yield from result.partitions()
 
@@ -225,8 +236,12 @@ def _raw(column: Column[Any], kind: Kind, connection: Connection) -> Any:
     return column
 
 
-def _count(connection: Connection, table: Table) -> int:
-    return int(connection.execute(select(func.count()).select_from(table)).scalar_one())
+def _count(connection: Connection, table: Table, only: ColumnElement[bool] | None) -> int:
+    return int(connection.execute(_chosen(select(func.count()).select_from(table), only)).scalar_one())
+
+
+def _chosen(query: Select[Any], only: ColumnElement[bool] | None) -> Select[Any]:
+    return query if only is None else query.where(only)
 
 
 class _Hashed:

@@ -4,6 +4,9 @@ What belongs to a place and not to the record stays out: views (they follow from
 Restored collections begin a new epoch at the position where they were, so no index made before can be mistaken for one
 that follows the restored record. The home that is restored into keeps its own id, since the one that was saved may
 still be alive; `restored_from` in the `home` table names that.
+
+Of a collection that was on its way to another chunking the chunks of the live one are saved: a move that is begun again
+finds the vectors that were made for the other.
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ from sqlalchemy import URL, Connection, MetaData, delete, inspect, select, text,
 from whimbrel.catalog import bulk, log
 from whimbrel.catalog import tables as t
 from whimbrel.catalog.archive import RETIRED_TABLES, ArchiveReader, Progress, damaged, open_archive, write_archive
+from whimbrel.catalog.chunkings import keep_one, live_chunks
 from whimbrel.catalog.engine import Catalog, now
 from whimbrel.catalog.jobs import ACTIVE
 from whimbrel.catalog.migrate import REVISIONS, upgrade
@@ -62,7 +66,15 @@ def backup(
     with catalog.read() as connection:
         if catalog.is_sqlite:
             _refuse_if_damaged(connection)
-        manifest = write_archive(connection, target, _saved(), version=version, overwrite=overwrite, progress=progress)
+        manifest = write_archive(
+            connection,
+            target,
+            _saved(),
+            version=version,
+            overwrite=overwrite,
+            progress=progress,
+            only={"chunks": live_chunks(connection)},
+        )
     rows = {name: entry.rows for name, entry in manifest.tables.items()}
     return BackupReport(target, target.stat().st_size, rows["collections"], rows)
 
@@ -119,6 +131,7 @@ def _fill(connection: Connection, archive: ArchiveReader, progress: Progress | N
         if table.name != "leases":
             connection.execute(delete(table))
     _load(connection, archive, progress)
+    keep_one(connection)  # a copy that was made before an upgrade holds all that there was
 
     for name, value in given.items():  # a key that this home has given out is not given out again
         counters = t.counters.c

@@ -12,6 +12,9 @@ from sqlalchemy import Connection, bindparam, delete, select, update
 
 from whimbrel.catalog import bulk, conversations, log
 from whimbrel.catalog import tables as t
+from whimbrel.catalog.chunkings import collection_chunking as collection_chunking
+from whimbrel.catalog.chunkings import collection_chunkings as collection_chunkings
+from whimbrel.catalog.chunkings import forget_chunking as forget_chunking
 from whimbrel.catalog.documents import batched
 from whimbrel.catalog.engine import AnyRow, now, take_keys
 from whimbrel.catalog.keys import among
@@ -184,21 +187,6 @@ def chunking_spec(connection: Connection, key: int) -> str:
     return str(connection.execute(select(t.chunkings.c.spec).where(t.chunkings.c.id == key)).scalar_one())
 
 
-def collection_chunking(connection: Connection, collection_id: int) -> int | None:
-    """The chunking of a collection's views; None before it has any."""
-    query = (
-        select(t.views.c.chunking_id)
-        .where(t.views.c.collection_id == collection_id, t.views.c.state != ViewState.RETIRED)
-        .order_by(t.views.c.id)
-        .limit(1)
-    )
-    known = connection.execute(query).scalar()
-    if known is None:  # after a restore: the chunks are there, the views are not yet
-        query = select(t.chunks.c.chunking_id).where(t.chunks.c.collection_id == collection_id).limit(1)
-        known = connection.execute(query).scalar()
-    return None if known is None else int(known)
-
-
 # --- views -----------------------------------------------------------------------------------------------------------
 
 
@@ -229,7 +217,7 @@ def add_view(
             "epoch": end.epoch,
             "position": end.head,
             "build_after": 0,
-            "build_upto": max_chunk_key(connection, collection.id),
+            "build_upto": max_chunk_key(connection, collection.id, chunking_id),
             "replaces": replaces,
             "suspect": "",
             "error": "",
@@ -243,7 +231,7 @@ def add_view(
 def begin_anew(connection: Connection, collection_id: int, key: int) -> ViewRow:
     """Take the snapshot of a building view once more, at the log's head: what it had copied is gone."""
     end = log.lock(connection, collection_id)
-    upto = max_chunk_key(connection, collection_id)
+    upto = max_chunk_key(connection, collection_id, view(connection, key).view.chunking_id)
     set_view(connection, key, epoch=end.epoch, position=end.head, build_after=0, build_upto=upto)
     return view(connection, key)
 
@@ -266,6 +254,22 @@ def live_views(connection: Connection, collection: Collection) -> tuple[ViewRow 
     found = {row.id: row for row in views(connection, collection.id)}
     store, lexicon = collection.store_view_id, collection.lexicon_view_id
     return (found.get(store) if store else None), (found.get(lexicon) if lexicon else None)
+
+
+def counting_space(connection: Connection, collection: Collection, chunking_id: int) -> int | None:
+    """The space whose model counts the tokens of chunks in a chunking: that of the live store view, if it has this
+    chunking; else of the oldest store view that follows the log with it; else of the live one. None where there is
+    none yet.
+
+    A view of another model in the same chunking keeps the chunks as they are. (They may be longer for it than it reads:
+    see `whimbrel.catalog.longer`.) Once it is live, what comes anew is counted by its model.
+    """
+    rows = [row for row in views(connection, collection.id) if row.view.kind is ViewKind.STORE]
+    live = [row for row in rows if row.id == collection.store_view_id]
+    for row in (*(row for row in (*live, *fed(rows)) if row.view.chunking_id == chunking_id), *live):
+        if row.view.space_id is not None:
+            return row.view.space_id
+    return None
 
 
 def _view(row: AnyRow) -> ViewRow:

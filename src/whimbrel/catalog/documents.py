@@ -2,26 +2,34 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any
 
-from sqlalchemy import Connection, delete, func, select, text, update
+from sqlalchemy import Connection, delete, func, select, update
 
-from whimbrel.catalog import bulk, log
+from whimbrel.catalog import bulk, cuts, log
 from whimbrel.catalog import tables as t
+from whimbrel.catalog.chunkings import collection_chunking, collection_chunkings
+from whimbrel.catalog.cuts import Cut
+from whimbrel.catalog.cuts import batched as batched
+from whimbrel.catalog.cuts import lock_texts as lock_texts
+from whimbrel.catalog.cuts import text_hash as text_hash
 from whimbrel.catalog.engine import AnyRow, now, take_keys
 from whimbrel.catalog.keys import among
-from whimbrel.catalog.log import Change, Op
+from whimbrel.catalog.log import Change
 from whimbrel.catalog.tables import SEGMENT_CHARS
-from whimbrel.domain import ChunkSpan, DocumentState, chunk_id, embedded_text
+from whimbrel.domain import ChunkSpan, DocumentState
 from whimbrel.filters.facts import facts
 
-T = TypeVar("T")
 
-_TEXTS_LOCK = 0x57485458  # "WHTX": the key of the advisory lock that sweeps and writers share
+class NotCut(Exception):
+    """Documents were not cut in chunkings that their collection has meanwhile; nothing was written. Whoever cut them
+    cuts them in these too, and writes again."""
+
+    def __init__(self, chunkings: Sequence[int]) -> None:
+        super().__init__(chunkings)
+        self.chunkings = chunkings
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +51,10 @@ class DocumentWrite:
     spans: Sequence[ChunkSpan]
     pages: Sequence[tuple[int, int]] = ()
     warnings: Sequence[str] = ()
+    cut_title: str = ""
+    """What stands over the contexts of its chunks."""
+    also: Mapping[int, Sequence[ChunkSpan]] = field(default_factory=dict)
+    """Its chunks in the other chunkings of its collection, by their keys."""
 
 
 @dataclass(slots=True)
@@ -74,139 +86,131 @@ def view_metadata(public_id: str, uri: str, title: str, metadata: Mapping[str, A
     return {**metadata, "_document": public_id, "_uri": uri, "_title": title}
 
 
-def text_hash(text: str) -> bytes:
-    """16 bytes: blake2b of the exact text given to the embedder."""
-    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
-
-
-@dataclass(frozen=True, slots=True)
-class _NewChunk:
-    public_id: bytes
-    span: ChunkSpan
-    text_hash: bytes
-
-
 def write_documents(
     connection: Connection, collection_id: int, chunking_id: int, writes: Sequence[DocumentWrite]
 ) -> WriteCounts:
     """Make each document be as its `DocumentWrite` says, replacing exactly the chunks that differ.
 
-    A chunk whose content stays keeps its row; it enters the log again only where what a view holds of it has changed
-    (its embedded text, or the document's metadata, title or URI).
+    `chunking_id` is that of the writes' `spans`. Chunks are written in each chunking that the collection's views have
+    now, and counted in the live one. Raises `NotCut` where a write lacks one of them.
     """
+    wanted = check_cut(connection, collection_id, chunking_id, writes)
     counts = WriteCounts()
-    log.lock(connection, collection_id)
     writes = list({write.public_id: write for write in writes}.values())
     known = _known(connection, collection_id, [write.public_id for write in writes])
-    planned = {write.public_id: _plan(write) for write in writes}
-    text_ids = _intern(connection, {chunk.text_hash for chunks in planned.values() for chunk in chunks})
-    old_chunks = _chunks_of(connection, [row.id for row in known.values()], chunking_id)
-    new_documents = [write for write in writes if bytes.fromhex(write.public_id) not in known]
-    next_document = take_keys(connection, "documents", len(new_documents)) if new_documents else 0
-    segment_count = sum(_segments_needed(write.text) for write in writes)
-    next_segment = take_keys(connection, "segments", segment_count) if segment_count else 0
-
-    changes: list[Change] = []
-    document_rows: list[dict[str, Any]] = []
-    document_updates: list[dict[str, Any]] = []
-    segment_rows: list[dict[str, Any]] = []
-    chunk_rows: list[dict[str, Any]] = []
-    moved: list[dict[str, Any]] = []
-    removed: list[AnyRow] = []
-    for write in writes:
-        row = known.get(bytes.fromhex(write.public_id))
-        document = row.id if row is not None else next_document
-        if row is None:
-            next_document += 1
-        first_segment = next_segment
-        for ordinal in range(_segments_needed(write.text)):
-            piece = write.text[ordinal * SEGMENT_CHARS : (ordinal + 1) * SEGMENT_CHARS]
-            segment_rows.append({"id": next_segment, "document_id": document, "ordinal": ordinal, "text": piece})
-            next_segment += 1
-        changed_for_views = row is not None and (
-            row.metadata != write.metadata or row.title != write.title or row.uri != write.uri
-        )
-        old = {chunk.public_id: chunk for chunk in old_chunks.get(document, ())}
-        for ordinal, chunk in enumerate(planned[write.public_id]):
-            values = {
-                "ordinal": ordinal,
-                "start": chunk.span.start,
-                "end": chunk.span.end,
-                "segment_id": first_segment + chunk.span.start // SEGMENT_CHARS,
-                "tokens": chunk.span.tokens,
-                "context": chunk.span.context,
-                "page": chunk.span.page,
-                "text_id": text_ids[chunk.text_hash],
-            }
-            before = old.pop(chunk.public_id, None)
-            if before is None:
-                identity = {"collection_id": collection_id, "document_id": document, "chunking_id": chunking_id}
-                chunk_rows.append({**identity, "public_id": chunk.public_id, **values})
-                counts.chunks_added += 1
-            else:
-                moved.append({"id": before.id, **values})
-                counts.chunks_kept += 1
-                if changed_for_views or before.text_id != values["text_id"]:
-                    changes.append(Change(Op.UPDATE, before.id, chunking_id))
-        removed.extend(old.values())
-        values = {
-            "external_id": write.external_id,
-            "uri": write.uri,
-            "root": write.root,
-            "title": write.title,
-            "media_type": write.media_type,
-            "metadata": dict(write.metadata),
-            "facts": facts(view_metadata(write.public_id, write.uri, write.title, write.metadata)),
-            "pages": [list(page) for page in write.pages],
-            "content_hash": write.content_hash,
-            "recipe": write.recipe,
-            "size": write.size,
-            "mtime_ns": write.mtime_ns,
-            "text_length": len(write.text),
-            "chunk_count": len(planned[write.public_id]),
-            "state": DocumentState.EXTRACTED,
-            "reason": "; ".join(write.warnings),
-            "updated_at": now(),
-        }
-        if row is None or not row.text_length:  # it is new, was gone, or could not be read until now
-            counts.added += 1
-        else:
-            counts.changed += 1
-        if row is None:
-            created = {"created_at": now(), "position": 0}
-            identity = {"id": document, "collection_id": collection_id, "public_id": bytes.fromhex(write.public_id)}
-            document_rows.append({**identity, **created, **values})
-        else:
-            document_updates.append({"id": document, **values})
-
-    if document_updates:
-        rewritten = [row["id"] for row in document_updates]
-        connection.execute(delete(t.segments).where(among(t.segments.c.document_id, rewritten)))
-    bulk.insert(connection, t.documents, document_rows)
-    bulk.update(connection, t.documents, document_updates)
-    bulk.insert(connection, t.segments, segment_rows)
-    changes.extend(remove_chunks(connection, removed))
-    counts.chunks_removed += len(removed)
-    bulk.update(connection, t.chunks, moved)
-    if chunk_rows:
-        first = take_keys(connection, "chunks", len(chunk_rows))
-        for key, chunk_row in enumerate(chunk_rows, first):
-            chunk_row["id"] = key
-        bulk.insert(connection, t.chunks, chunk_rows)
-        changes.extend(Change(Op.ADD, chunk_row["id"], chunking_id) for chunk_row in chunk_rows)
-    counts.head = log.append(connection, collection_id, changes)
-    touched = [row["id"] for row in (*document_rows, *document_updates)]
+    standing = cuts.chunks_of(connection, [row.id for row in known.values()])
+    cut = _put_texts(connection, collection_id, writes, known, counts)
+    made = [
+        _cut(write, key, first, chunking, spans, known.get(bytes.fromhex(write.public_id)))
+        for write, (key, first) in zip(writes, cut, strict=True)
+        for chunking, spans in ((chunking_id, write.spans), *write.also.items())
+        if chunking in wanted
+    ]
+    done = cuts.replace(connection, collection_id, made, standing)
+    counts.chunks_added, counts.chunks_kept = done.added[wanted[0]], done.kept[wanted[0]]
+    counts.chunks_removed = done.removed[wanted[0]]
+    counts.head = log.append(connection, collection_id, done.changes)
+    touched = [key for key, _ in cut]
     if touched:
         connection.execute(update(t.documents).where(among(t.documents.c.id, touched)).values(position=counts.head))
     return counts
 
 
+def check_cut(
+    connection: Connection, collection_id: int, chunking_id: int, writes: Sequence[DocumentWrite]
+) -> list[int]:
+    """The chunkings that documents of a collection are to be cut in, the live one first; that cannot change until the
+    transaction ends. Raises `NotCut` where one of `writes`, whose `spans` are of `chunking_id`, lacks one."""
+    log.lock(connection, collection_id)
+    wanted = collection_chunkings(connection, collection_id) or [chunking_id]
+    others = [key for key in wanted if key != chunking_id]
+    if missing := [key for key in others if any(key not in write.also for write in writes)]:
+        raise NotCut(missing)
+    return wanted
+
+
+def _put_texts(
+    connection: Connection,
+    collection_id: int,
+    writes: Sequence[DocumentWrite],
+    known: Mapping[bytes, AnyRow],
+    counts: WriteCounts,
+) -> list[tuple[int, int]]:
+    """Write the documents' rows and segments. Returns of each its key, and that of its first segment."""
+    new = sum(bytes.fromhex(write.public_id) not in known for write in writes)
+    next_document = take_keys(connection, "documents", new) if new else 0
+    segment_count = sum(_segments_needed(write.text) for write in writes)
+    next_segment = take_keys(connection, "segments", segment_count) if segment_count else 0
+    inserts: list[dict[str, Any]] = []
+    updates: list[dict[str, Any]] = []
+    segments: list[dict[str, Any]] = []
+    placed: list[tuple[int, int]] = []
+    for write in writes:
+        row = known.get(bytes.fromhex(write.public_id))
+        if row is None:
+            created = {"created_at": now(), "position": 0}
+            identity = {"collection_id": collection_id, "public_id": bytes.fromhex(write.public_id)}
+            inserts.append({"id": next_document, **identity, **created, **_values(write)})
+            next_document += 1
+        else:
+            updates.append({"id": row.id, **_values(write)})
+        document = inserts[-1]["id"] if row is None else row.id
+        placed.append((document, next_segment))
+        for ordinal in range(_segments_needed(write.text)):
+            piece = write.text[ordinal * SEGMENT_CHARS : (ordinal + 1) * SEGMENT_CHARS]
+            segments.append({"id": next_segment, "document_id": document, "ordinal": ordinal, "text": piece})
+            next_segment += 1
+        if row is None or not row.text_length:  # it is new, was gone, or could not be read until now
+            counts.added += 1
+        else:
+            counts.changed += 1
+    if updates:
+        rewritten = [row["id"] for row in updates]
+        connection.execute(delete(t.segments).where(among(t.segments.c.document_id, rewritten)))
+    bulk.insert(connection, t.documents, inserts)
+    bulk.update(connection, t.documents, updates)
+    bulk.insert(connection, t.segments, segments)
+    return placed
+
+
+def _values(write: DocumentWrite) -> dict[str, Any]:
+    return {
+        "external_id": write.external_id,
+        "uri": write.uri,
+        "root": write.root,
+        "title": write.title,
+        "cut_title": write.cut_title,
+        "media_type": write.media_type,
+        "metadata": dict(write.metadata),
+        "facts": facts(view_metadata(write.public_id, write.uri, write.title, write.metadata)),
+        "pages": [list(page) for page in write.pages],
+        "content_hash": write.content_hash,
+        "recipe": write.recipe,
+        "size": write.size,
+        "mtime_ns": write.mtime_ns,
+        "text_length": len(write.text),
+        "state": DocumentState.EXTRACTED,
+        "reason": "; ".join(write.warnings),
+        "updated_at": now(),
+    }
+
+
+def _cut(
+    write: DocumentWrite, key: int, first: int, chunking: int, spans: Sequence[ChunkSpan], row: AnyRow | None
+) -> Cut:
+    relabelled = row is not None and (
+        row.metadata != write.metadata or row.title != write.title or row.uri != write.uri
+    )
+    return Cut(key, write.public_id, first, chunking, write.text, spans, relabelled)
+
+
 def remove_documents(connection: Connection, collection_id: int, keys: Sequence[int], reason: str) -> WriteCounts:
     """Take documents' text and chunks out; their rows stay, in state `gone`, for `reason`."""
     log.lock(connection, collection_id)
+    live = collection_chunking(connection, collection_id)
     counts = WriteCounts(removed=len(keys))
     changes = drop_contents(connection, keys)
-    counts.chunks_removed = len(changes)
+    counts.chunks_removed = sum(change.chunking_id == live for change in changes)
     counts.head = log.append(connection, collection_id, changes)
     connection.execute(
         update(t.documents)
@@ -215,7 +219,6 @@ def remove_documents(connection: Connection, collection_id: int, keys: Sequence[
             state=DocumentState.GONE,
             reason=reason,
             text_length=0,
-            chunk_count=0,
             content_hash="",
             pages=[],
             position=counts.head,
@@ -226,21 +229,10 @@ def remove_documents(connection: Connection, collection_id: int, keys: Sequence[
 
 
 def drop_contents(connection: Connection, keys: Sequence[int]) -> list[Change]:
-    """Delete the chunks and segments of documents; returns the changes to log."""
-    columns = t.chunks.c
-    rows = connection.execute(
-        select(columns.id, columns.public_id, columns.chunking_id).where(among(columns.document_id, keys))
-    ).all()
-    changes = remove_chunks(connection, rows)
+    """Delete the chunks, in every chunking, and segments of documents; returns the changes to log."""
+    changes = cuts.remove_chunks(connection, cuts.chunks_of(connection, keys))
     connection.execute(delete(t.segments).where(among(t.segments.c.document_id, keys)))
     return changes
-
-
-def remove_chunks(connection: Connection, rows: Sequence[AnyRow]) -> list[Change]:
-    """Delete chunk rows (with `id`, `public_id`, `chunking_id`); returns the changes to log."""
-    for batch in batched([row.id for row in rows], 5_000):
-        connection.execute(delete(t.chunks).where(among(t.chunks.c.id, batch)))
-    return [Change(Op.DELETE, row.id, row.chunking_id, row.public_id) for row in rows]
 
 
 def record_failure(connection: Connection, collection_id: int, write: DocumentWrite, reason: str) -> WriteCounts:
@@ -270,7 +262,6 @@ def record_failure(connection: Connection, collection_id: int, write: DocumentWr
             "facts": {},
             "pages": [],
             "text_length": 0,
-            "chunk_count": 0,
             "position": 0,
             "created_at": now(),
         }
@@ -280,17 +271,6 @@ def record_failure(connection: Connection, collection_id: int, write: DocumentWr
             values["reason"] = f"{reason} (the text read before stays searchable)"
         connection.execute(update(t.documents).where(t.documents.c.id == row.id).values(**values))
     return WriteCounts(failed=1, head=log.head(connection, collection_id).head)
-
-
-def _plan(write: DocumentWrite) -> list[_NewChunk]:
-    seen: Counter[str] = Counter()
-    planned = []
-    for span in write.spans:
-        text = write.text[span.start : span.end]
-        public = bytes.fromhex(chunk_id(write.public_id, text, seen[text]))
-        seen[text] += 1
-        planned.append(_NewChunk(public, span, text_hash(embedded_text(span.context, text))))
-    return planned
 
 
 def _segments_needed(text: str) -> int:
@@ -306,66 +286,6 @@ def _known(connection: Connection, collection_id: int, public_ids: Sequence[str]
         ).where(columns.collection_id == collection_id, columns.public_id.in_(batch))
         known.update({row.public_id: row for row in connection.execute(query)})
     return known
-
-
-def _chunks_of(connection: Connection, keys: Sequence[int], chunking_id: int) -> dict[int, list[AnyRow]]:
-    columns = t.chunks.c
-    found: dict[int, list[AnyRow]] = {}
-    for batch in batched(keys, 5_000):
-        query = select(columns.id, columns.public_id, columns.document_id, columns.chunking_id, columns.text_id).where(
-            among(columns.document_id, batch), columns.chunking_id == chunking_id
-        )
-        for row in connection.execute(query):
-            found.setdefault(row.document_id, []).append(row)
-    return found
-
-
-def _intern(connection: Connection, hashes: Iterable[bytes]) -> dict[bytes, int]:
-    """An integer for each text hash, new where it was never seen."""
-    lock_texts(connection, alone=False)
-    hashes = sorted(hashes)
-    found = _text_ids(connection, hashes)
-    missing = [digest for digest in hashes if digest not in found]
-    if missing:
-        first = take_keys(connection, "texts", len(missing))
-        keys = range(first, first + len(missing))
-        if connection.dialect.name == "sqlite":
-            connection.execute(
-                t.texts.insert(), [{"id": key, "hash": digest} for key, digest in zip(keys, missing, strict=True)]
-            )
-            found.update(zip(missing, keys, strict=True))
-        else:
-            made = connection.execute(_INSERT_TEXTS, {"keys": list(keys), "hashes": missing}).all()
-            found.update(made)
-            if len(made) < len(missing):  # a writer of another collection was quicker
-                found.update(_text_ids(connection, [digest for digest in missing if digest not in found]))
-    return found
-
-
-# Arrays: a thousand parameters of their own cost the driver more than the database's work.
-_FIND_TEXTS = text("SELECT hash, id FROM texts WHERE hash = ANY(CAST(:hashes AS bytea[]))")
-_INSERT_TEXTS = text(
-    "INSERT INTO texts (id, hash) SELECT * FROM unnest(CAST(:keys AS bigint[]), CAST(:hashes AS bytea[])) "
-    "ON CONFLICT (hash) DO NOTHING RETURNING hash, id"
-)
-
-
-def lock_texts(connection: Connection, *, alone: bool) -> None:
-    """Keep a sweep from removing a text that a writer has just found. (On SQLite writers are alone anyway.)"""
-    if connection.dialect.name == "postgresql":
-        function = func.pg_advisory_xact_lock if alone else func.pg_advisory_xact_lock_shared
-        connection.execute(select(function(_TEXTS_LOCK)))
-
-
-def _text_ids(connection: Connection, hashes: Sequence[bytes]) -> dict[bytes, int]:
-    found: dict[bytes, int] = {}
-    if connection.dialect.name == "postgresql":
-        found.update(connection.execute(_FIND_TEXTS, {"hashes": list(hashes)}).all())
-        return found
-    for batch in batched(hashes, 5_000):
-        query = select(t.texts.c.hash, t.texts.c.id).where(t.texts.c.hash.in_(batch))
-        found.update(connection.execute(query).all())
-    return found
 
 
 def read_text(connection: Connection, key: int, start: int = 0, end: int | None = None) -> str:
@@ -388,8 +308,3 @@ def count_documents(connection: Connection, collection_id: int) -> dict[str, int
         .group_by(t.documents.c.state)
     )
     return {str(row[0]): int(row[1]) for row in connection.execute(query)}
-
-
-def batched(items: Sequence[T], size: int) -> Iterable[Sequence[T]]:
-    for start in range(0, len(items), size):
-        yield items[start : start + size]

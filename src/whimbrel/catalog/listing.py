@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import os
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, func, select
 
 from whimbrel.catalog import collections, jobs, leases, rows, vectors
 from whimbrel.catalog import tables as t
 from whimbrel.catalog.collections import Collection, ViewRow
 from whimbrel.catalog.documents import batched, count_documents, read_text
 from whimbrel.catalog.engine import AnyRow
+from whimbrel.catalog.keys import among
 from whimbrel.config import Settings, mask_url
 from whimbrel.config.values import without_credentials
 from whimbrel.domain import DocumentState, ViewKind, document_id
@@ -84,8 +86,9 @@ def _collection(connection: Connection, collection: Collection, settings: Settin
 
 
 def view(connection: Connection, row: ViewRow, collection: Collection) -> dict[str, Any]:
-    space = vectors.read_space(connection, row.view.space_id) if row.view.space_id is not None else None
-    refused = vectors.refusals(connection, row.view.space_id, collection.id) if row.view.space_id is not None else 0
+    key, chunking = row.view.space_id, row.view.chunking_id
+    space = vectors.read_space(connection, key) if key is not None else None
+    refused = vectors.refusals(connection, key, collection.id, chunking) if key is not None else 0
     return {
         "id": row.id,
         "collection": collection.name,
@@ -98,7 +101,7 @@ def view(connection: Connection, row: ViewRow, collection: Collection) -> dict[s
         "position": row.view.position,
         "lag": collection.head - row.view.position,
         "space": {"embedder": space[1], "model": space[0].model, "dimensions": space[0].dimensions} if space else None,
-        "chunking": collections.chunking_spec(connection, row.view.chunking_id),
+        "chunking": collections.chunking_spec(connection, chunking),
         "refused": refused,
         "error": row.view.error,
     }
@@ -173,12 +176,15 @@ def documents(
         query = query.where(columns.state == state)
     else:
         query = query.where(columns.state != DocumentState.GONE)
-    return [_document(row, position) for row in connection.execute(query.limit(limit).offset(offset))]
+    found = connection.execute(query.limit(limit).offset(offset)).all()
+    chunks = _chunk_counts(connection, collection, [row.id for row in found])
+    return [_document(row, position, chunks[row.id]) for row in found]
 
 
 def document(connection: Connection, collection: Collection, key: int) -> dict[str, Any]:
     row = connection.execute(select(t.documents).where(t.documents.c.id == key)).one()
-    return {**_document(row, _live_position(connection, collection)), "text": read_text(connection, key)}
+    chunks = _chunk_counts(connection, collection, [key])[key]
+    return {**_document(row, _live_position(connection, collection), chunks), "text": read_text(connection, key)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,7 +260,19 @@ def _live_position(connection: Connection, collection: Collection) -> int:
     return min(row.view.position if row is not None else -1 for row in live)
 
 
-def _document(row: AnyRow, position: int) -> dict[str, Any]:
+def _chunk_counts(connection: Connection, collection: Collection, keys: Sequence[int]) -> Counter[int]:
+    """How many chunks documents have in the chunking that is searched."""
+    chunks = t.chunks.c
+    live = collections.collection_chunking(connection, collection.id)
+    query = select(chunks.document_id, func.count()).where(chunks.chunking_id == live)
+    some = query.where(among(chunks.document_id, keys)).group_by(chunks.document_id)
+    counts: Counter[int] = Counter()
+    for key, count in connection.execute(some):
+        counts[key] = count
+    return counts
+
+
+def _document(row: AnyRow, position: int, chunks: int) -> dict[str, Any]:
     state = row.state
     if state == DocumentState.EXTRACTED and row.position <= position:
         state = DocumentState.INDEXED
@@ -269,6 +287,6 @@ def _document(row: AnyRow, position: int) -> dict[str, Any]:
         "metadata": row.metadata,
         "size": row.size,
         "text_length": row.text_length,
-        "chunks": row.chunk_count,
+        "chunks": chunks,
         "position": row.position,
     }

@@ -314,8 +314,12 @@ def count_chunks(connection: Connection, collection_id: int, chunking_id: int) -
     return int(connection.execute(query).scalar_one())
 
 
-def max_chunk_key(connection: Connection, collection_id: int) -> int:
-    query = select(func.max(t.chunks.c.id)).where(t.chunks.c.collection_id == collection_id)
+def max_chunk_key(connection: Connection, collection_id: int, chunking_id: int) -> int:
+    """0 where a collection has no chunk in that chunking yet."""
+    columns = t.chunks.c
+    query = select(func.max(columns.id)).where(
+        columns.collection_id == collection_id, columns.chunking_id == chunking_id
+    )
     return int(connection.execute(query).scalar() or 0)
 
 

@@ -99,6 +99,7 @@ documents = Table(
     Column("uri", Text, nullable=False),
     Column("root", Text, nullable=False),
     Column("title", Text, nullable=False),
+    Column("cut_title", Text),
     Column("media_type", Text, nullable=False),
     Column("metadata", Json, nullable=False),
     Column("facts", Json, nullable=False),
@@ -108,7 +109,6 @@ documents = Table(
     Column("size", BigInteger, nullable=False),
     Column("mtime_ns", BigInteger, nullable=False),
     Column("text_length", BigInteger, nullable=False),
-    Column("chunk_count", Integer, nullable=False),
     Column("position", BigInteger, nullable=False),
     Column("state", Text, nullable=False),
     Column("reason", Text, nullable=False),
@@ -118,8 +118,9 @@ documents = Table(
     Index("ix_documents_collection_id_state", "collection_id", "state"),
     Index("ix_documents_collection_id_root", "collection_id", "root"),
 )
-"""`facts` is the flattened metadata that filters read. `recipe` names what extracted and cut the text: when it changes,
-an unchanged file is read again. `root` is the path that the document was found under."""
+"""`facts` is the flattened metadata that filters read. `recipe` names what extracted the text: when it changes, an
+unchanged file is read again. `root` is the path that the document was found under. `cut_title` stands over the contexts
+of its chunks: the title, unless it was given by hand or is but the file's name; null where it was not kept."""
 
 segments = Table(
     "segments",

@@ -107,13 +107,15 @@ def _without_vector(connection: Connection, space: int, text_ids: Sequence[int])
     return open_texts
 
 
-def refusals(connection: Connection, space: int, collection_id: int) -> int:
-    """Chunks of a collection whose text the model refused."""
-    joined = t.chunks.join(t.vectors, t.vectors.c.text_id == t.chunks.c.text_id)
+def refusals(connection: Connection, space: int, collection_id: int, chunking_id: int) -> int:
+    """Chunks of a collection, in one chunking, whose text the model refused."""
+    chunks, vectors = t.chunks.c, t.vectors.c
+    joined = t.chunks.join(t.vectors, vectors.text_id == chunks.text_id)
     query = (
         select(func.count())
         .select_from(joined)
-        .where(t.chunks.c.collection_id == collection_id, t.vectors.c.space_id == space, t.vectors.c.data.is_(None))
+        .where(chunks.collection_id == collection_id, chunks.chunking_id == chunking_id)
+        .where(vectors.space_id == space, vectors.data.is_(None))
     )
     return int(connection.execute(query).scalar_one())
 

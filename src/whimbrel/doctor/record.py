@@ -258,8 +258,9 @@ def refused_texts(opened: Opened, _mender: Mender) -> Iterator[Finding]:
     with opened.catalog.read() as connection:
         for collection in collections.every(connection):
             store, _ = collections.live_views(connection, collection)
-            space = store.view.space_id if store is not None else None
-            refused = vectors.refusals(connection, space, collection.id) if space is not None else 0
+            if store is None or store.view.space_id is None:
+                continue
+            refused = vectors.refusals(connection, store.view.space_id, collection.id, store.view.chunking_id)
             if refused:
                 yield Finding(
                     "refused_texts",

@@ -93,9 +93,10 @@ async def _wrong(opened: Opened, collection: Collection, row: ViewRow) -> str:
         doubt = log.distrust(connection, collection.id, held.position)
         if doubt:
             return doubt
-        expected = rows.count_chunks(connection, collection.id, row.view.chunking_id)
-        if row.view.kind is ViewKind.STORE and row.view.space_id is not None:
-            expected -= vectors.refusals(connection, row.view.space_id, collection.id)
+        view = row.view
+        expected = rows.count_chunks(connection, collection.id, view.chunking_id)
+        if view.kind is ViewKind.STORE and view.space_id is not None:
+            expected -= vectors.refusals(connection, view.space_id, collection.id, view.chunking_id)
         head = log.head(connection, collection.id).head
     # Beside a writing owner the two counts mean the same only where the view stood at the head before and after.
     at_rest = held.still and held.position is not None and held.position.position == head

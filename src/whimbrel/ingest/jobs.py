@@ -103,19 +103,22 @@ class Reading:
             raise CollectionNotFound(
                 f"The collection {context.job.collection!r} has been deleted meanwhile.", "Nothing was written."
             )
-        cutting = self.cutting_of(collection)
-        if passwords := self.secrets.secrets_of(context.job.args.get("secrets", "")):
-            options = replace(cutting.options, passwords=[*passwords, *cutting.options.passwords])
-            cutting = replace(cutting, options=options)
         return Ingest(
             context.catalog,
             collection_id,
-            cutting=cutting,
+            cutting=lambda: self._cutting(context, collection),
             pool=self.pool(),
             guard=self.guard,
             fence=context.fence,
             in_flight=self.in_flight,
         )
+
+    def _cutting(self, context: JobContext, collection: Collection) -> Cutting:
+        cutting = self.cutting_of(collection)
+        if passwords := self.secrets.secrets_of(context.job.args.get("secrets", "")):
+            options = replace(cutting.options, passwords=[*passwords, *cutting.options.passwords])
+            cutting = replace(cutting, options=options)
+        return cutting
 
     def _result(self, context: JobContext, run: Ingest, began: float) -> dict[str, Any]:
         self.secrets.forget_secrets(context.job.args.get("secrets", ""))

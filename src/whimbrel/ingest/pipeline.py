@@ -10,9 +10,9 @@ import asyncio
 import os
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -21,19 +21,20 @@ from urllib.parse import unquote_to_bytes
 from sqlalchemy import Connection
 
 from whimbrel.catalog import documents, sources
-from whimbrel.catalog.documents import DocumentWrite, WriteCounts
+from whimbrel.catalog.documents import DocumentWrite, NotCut, WriteCounts
 from whimbrel.catalog.engine import Catalog
 from whimbrel.catalog.sources import Held, Known
-from whimbrel.domain import DocumentState, document_id
+from whimbrel.domain import ChunkSpan, DocumentState, document_id
 from whimbrel.errors import SuspiciousChange, WhimbrelError
-from whimbrel.ingest.chunk import Chunking
 from whimbrel.ingest.discover import Found, discover
 from whimbrel.ingest.extract import Limits
 from whimbrel.ingest.reader import NO_OPTIONS, Options
-from whimbrel.ingest.workers import ExtractionPool, Processed, Request
+from whimbrel.ingest.workers import ExtractionPool, Measured, Processed, Request
 
 EXTRACTOR = "3"
-"""Raised when extraction or cutting changes what it makes of the same bytes: documents are then read again."""
+"""Names what reads a document, in its `recipe`. Raised when extraction or cutting changes what it makes of the same
+bytes: documents are then read again. How a collection is cut, and by whose tokens, is no part of it: that changes by a
+move alone, which cuts what is there itself."""
 
 BATCH_DOCUMENTS = 512
 BATCH_CHUNKS = 1_500
@@ -110,7 +111,19 @@ class Pending:
     size: int
     mtime_ns: int
     request: Request
+    cut_in: Sequence[int]
+    """The chunkings of the request, in its order."""
     known: Known | None
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """A document that has come out of extraction, and waits to be committed."""
+
+    pending: Pending
+    result: Processed | WhimbrelError
+    cuts: Mapping[int, Sequence[ChunkSpan]] = field(default_factory=dict)
+    """Its chunks, by chunking."""
 
 
 class Walked:
@@ -159,19 +172,16 @@ class Guard:
 class Cutting:
     """How a collection's documents are read and cut."""
 
-    chunking_id: int
-    chunking: Chunking
-    tokenizer: Path
-    """The `tokenizer.json` that counts tokens."""
-    counter: str
-    """Names that tokenizer; part of what makes an unchanged file be read again."""
+    ways: Mapping[int, Measured]
+    """By chunking, that of the live views first."""
     limits: Limits
     options: Options = NO_OPTIONS
 
-
-def recipe_of(chunking: str, counter: str) -> str:
-    """Names what reads and cuts a document: when it changes, an unchanged file is read again."""
-    return f"{EXTRACTOR};{chunking};{counter}"
+    def request(self, source: Path | bytes | str, name: str, keys: Sequence[int], **more: Any) -> Request:
+        """To read and cut a document in the chunkings `keys`."""
+        first, *others = (self.ways[key] for key in keys)
+        options = {"limits": self.limits, "options": self.options, **more}
+        return Request(source, name, first.tokenizer, first.chunking, also=others, **options)
 
 
 class Ingest:
@@ -182,16 +192,17 @@ class Ingest:
         catalog: Catalog,
         collection_id: int,
         *,
-        cutting: Cutting,
+        cutting: Callable[[], Cutting],
         pool: ExtractionPool,
         guard: Guard,
         fence: int | None,
         in_flight: int,
     ) -> None:
+        """`cutting` is asked again when the collection has got another chunking meanwhile."""
         self.catalog = catalog
         self.collection_id = collection_id
-        self.cutting = cutting
-        self.recipe = recipe_of(cutting.chunking.spec, cutting.counter)
+        self._cutting_now = cutting
+        self.cutting = cutting()
         self.pool = pool
         self.guard = guard
         self.fence = fence
@@ -230,7 +241,7 @@ class Ingest:
                     continue
                 self.report.seen += 1
                 row = known.get(public_id)
-                if row is not None and row.unchanged(found.uri, found.size, found.mtime_ns, self.recipe):
+                if row is not None and row.unchanged(found.uri, found.size, found.mtime_ns, EXTRACTOR):
                     if args.metadata is not None and row.metadata != args.metadata:
                         relabelled.append((row, args.metadata))
                     else:
@@ -238,6 +249,7 @@ class Ingest:
                     if root and row.root != root:
                         touched.append((row, found))
                     continue
+                cutting = self.cutting
                 yield Pending(
                     public_id,
                     args.external_id,
@@ -247,7 +259,8 @@ class Ingest:
                     args.metadata,
                     found.size,
                     found.mtime_ns,
-                    self._request(found.path, shown(found.path.name), row, found.uri, "", args.metadata),
+                    _request(cutting, found.path, shown(found.path.name), row, found.uri, "", args.metadata),
+                    list(cutting.ways),
                     row,
                 )
             self._relabel(relabelled)
@@ -270,7 +283,7 @@ class Ingest:
         self.report.seen += 1
         self.report.fail(found.uri, error)
         title = shown(found.path.name)
-        write = _bare_write(public_id, external_id, found.uri, root, title, self.recipe, found.size, found.mtime_ns)
+        write = _bare_write(public_id, external_id, found.uri, root, title, found.size, found.mtime_ns)
         with self.catalog.write(fence=self.fence) as connection:
             documents.record_failure(connection, self.collection_id, write, f"{error.code}: {error.message}")
 
@@ -309,7 +322,8 @@ class Ingest:
             known = sources.known(connection, self.collection_id, [public_id]).get(public_id)
         name = str(about.get("name") or "text.md")
         title = str(about.get("title") or "")
-        request = self._request(data, name, known, uri, title, about.get("metadata"))
+        cutting = self.cutting
+        request = _request(cutting, data, name, known, uri, title, about.get("metadata"))
         return Pending(
             public_id,
             external_id,
@@ -320,6 +334,7 @@ class Ingest:
             len(data),
             0,
             request,
+            list(cutting.ways),
             known,
         )
 
@@ -329,37 +344,10 @@ class Ingest:
 
     # --- both --------------------------------------------------------------------------------------------------------
 
-    def _request(
-        self,
-        source: Path | bytes,
-        name: str,
-        known: Known | None,
-        uri: str,
-        title: str,
-        metadata: Mapping[str, Any] | None,
-    ) -> Request:
-        same = (
-            known is not None
-            and known.state == DocumentState.EXTRACTED
-            and known.recipe == self.recipe
-            and known.uri == uri
-            and title in ("", known.title)
-            and (metadata is None or known.metadata == metadata)
-        )
-        return Request(
-            source,
-            name,
-            tokenizer=self.cutting.tokenizer,
-            chunking=self.cutting.chunking,
-            limits=self.cutting.limits,
-            options=self.cutting.options,
-            known_hash=known.content_hash if same and known is not None else "",
-        )
-
     async def _extract_all(self, queue: Iterator[Pending]) -> AsyncGenerator[IngestReport, None]:
         """Extract with bounded concurrency; commit what has come in, in batches."""
-        running: set[asyncio.Task[tuple[Pending, Processed | WhimbrelError]]] = set()
-        ready: list[tuple[Pending, Processed | WhimbrelError]] = []
+        running: set[asyncio.Task[Ready]] = set()
+        ready: list[Ready] = []
         found: deque[Pending] = deque()
         chunks = 0
         patience = FIRST_BATCH_S
@@ -378,40 +366,63 @@ class Ingest:
                     done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
                     for task in done:
                         ready.append(task.result())
-                        result = ready[-1][1]
-                        chunks += len(result.spans) if isinstance(result, Processed) else 0
+                        chunks += sum(len(spans) for spans in ready[-1].cuts.values())
                 full = len(ready) >= BATCH_DOCUMENTS or chunks >= BATCH_CHUNKS or time.monotonic() - since > patience
                 if ready and (full or (exhausted and not running)):
-                    await asyncio.to_thread(self._commit, ready)
+                    await self._commit(ready)
                     ready, chunks, since, patience = [], 0, time.monotonic(), BATCH_S
                     yield self.report
         finally:  # cancelled, or out of space: what is being read is given up
             for task in running:
                 task.cancel()
 
-    async def _extract(self, pending: Pending) -> tuple[Pending, Processed | WhimbrelError]:
+    async def _extract(self, pending: Pending) -> Ready:
         try:
-            return pending, await self.pool.process(pending.request)
+            result = await self.pool.process(pending.request)
         except WhimbrelError as error:
-            return pending, error
+            return Ready(pending, error)
+        spans = [] if result.unchanged else [result.spans, *result.also]
+        return Ready(pending, result, dict(zip(pending.cut_in, spans, strict=False)))
 
-    def _commit(self, ready: Sequence[tuple[Pending, Processed | WhimbrelError]]) -> None:
-        writes: list[DocumentWrite] = []
+    async def _commit(self, ready: Sequence[Ready]) -> None:
+        while True:
+            try:
+                await asyncio.to_thread(self._write_down, ready)
+                return
+            except NotCut:  # a move to another chunking has begun since they were read
+                self.cutting = await asyncio.to_thread(self._cutting_now)
+                ready = await asyncio.gather(*(self._cut_too(one) for one in ready))
+
+    async def _cut_too(self, ready: Ready) -> Ready:
+        """Cut what was read in the chunkings that it lacks."""
+        missing = [key for key in self.cutting.ways if key not in ready.cuts]
+        result = ready.result
+        if isinstance(result, WhimbrelError) or result.unchanged or not missing:
+            return ready
+        try:
+            cut = await self.pool.process(
+                self.cutting.request(result.text, result.cut_title, missing, pages=result.pages)
+            )
+        except WhimbrelError as error:
+            return Ready(ready.pending, error)
+        more = dict(zip(missing, [cut.spans, *cut.also], strict=True))
+        return replace(ready, cuts={**ready.cuts, **more})
+
+    def _write_down(self, ready: Sequence[Ready]) -> None:
+        live = next(iter(self.cutting.ways))
+        writes = [write for one in ready if (write := _write(one, live)) is not None]
         with self.catalog.write(fence=self.fence) as connection:
-            for pending, result in ready:
-                if isinstance(result, WhimbrelError):
-                    self._commit_failure(connection, pending, result)
-                elif result.unchanged and pending.known is not None:
-                    sources.touch(
-                        connection, [(pending.known.key, pending.root or pending.known.root, pending.mtime_ns)]
-                    )
-                    self.report.counts.unchanged += 1
-                else:
-                    writes.append(self._write(pending, result))
             if writes:
-                self.report.counts.add(
-                    documents.write_documents(connection, self.collection_id, self.cutting.chunking_id, writes)
-                )
+                documents.check_cut(connection, self.collection_id, live, writes)
+            for one in ready:
+                known = one.pending.known
+                if isinstance(one.result, WhimbrelError):
+                    self._commit_failure(connection, one.pending, one.result)
+                elif known is not None and one.result.unchanged:
+                    sources.touch(connection, [(known.key, one.pending.root or known.root, one.pending.mtime_ns)])
+                    self.report.counts.unchanged += 1
+            if writes:
+                self.report.counts.add(documents.write_documents(connection, self.collection_id, live, writes))
 
     def _commit_failure(self, connection: Connection, pending: Pending, error: WhimbrelError) -> None:
         self.report.fail(pending.uri, error)
@@ -421,36 +432,64 @@ class Ingest:
             pending.uri,
             pending.root,
             pending.title or pending.request.name,
-            self.recipe,
             pending.size,
             pending.mtime_ns,
         )
         documents.record_failure(connection, self.collection_id, write, f"{error.code}: {error.message}")
 
-    def _write(self, pending: Pending, result: Processed) -> DocumentWrite:
-        known = pending.known
-        metadata = pending.metadata if pending.metadata is not None else (known.metadata if known else {})
-        return DocumentWrite(
-            public_id=pending.public_id,
-            external_id=pending.external_id,
-            uri=pending.uri,
-            root=pending.root or (known.root if known else ""),
-            title=pending.title or result.title,
-            media_type=result.media_type,
-            metadata=metadata,
-            content_hash=result.content_hash,
-            recipe=self.recipe,
-            size=result.size,
-            mtime_ns=pending.mtime_ns,
-            text=result.text,
-            spans=result.spans,
-            pages=result.pages,
-            warnings=result.warnings,
-        )
+
+def _request(
+    cutting: Cutting,
+    source: Path | bytes,
+    name: str,
+    known: Known | None,
+    uri: str,
+    title: str,
+    metadata: Mapping[str, Any] | None,
+) -> Request:
+    same = (
+        known is not None
+        and known.state == DocumentState.EXTRACTED
+        and known.recipe == EXTRACTOR
+        and known.uri == uri
+        and title in ("", known.title)
+        and (metadata is None or known.metadata == metadata)
+    )
+    known_hash = known.content_hash if same and known is not None else ""
+    return cutting.request(source, name, list(cutting.ways), known_hash=known_hash)
+
+
+def _write(ready: Ready, live: int) -> DocumentWrite | None:
+    """None where there is nothing to write. Raises `NotCut` for what is not cut in the live chunking."""
+    pending, result, known = ready.pending, ready.result, ready.pending.known
+    if isinstance(result, WhimbrelError) or (result.unchanged and known is not None):
+        return None
+    if live not in ready.cuts:
+        raise NotCut([live])
+    metadata = pending.metadata if pending.metadata is not None else (known.metadata if known else {})
+    return DocumentWrite(
+        public_id=pending.public_id,
+        external_id=pending.external_id,
+        uri=pending.uri,
+        root=pending.root or (known.root if known else ""),
+        title=pending.title or result.title,
+        media_type=result.media_type,
+        metadata=metadata,
+        content_hash=result.content_hash,
+        recipe=EXTRACTOR,
+        size=result.size,
+        mtime_ns=pending.mtime_ns,
+        text=result.text,
+        spans=ready.cuts[live],
+        also={chunking: spans for chunking, spans in ready.cuts.items() if chunking != live},
+        pages=result.pages,
+        warnings=result.warnings,
+        cut_title=result.cut_title,
+    )
 
 
 def _bare_write(
-    public_id: str, external_id: str | None, uri: str, root: str, title: str, recipe: str, size: int, mtime_ns: int
+    public_id: str, external_id: str | None, uri: str, root: str, title: str, size: int, mtime_ns: int
 ) -> DocumentWrite:
     return DocumentWrite(
         public_id=public_id,
@@ -461,7 +500,7 @@ def _bare_write(
         media_type="",
         metadata={},
         content_hash="",
-        recipe=recipe,
+        recipe=EXTRACTOR,
         size=size,
         mtime_ns=mtime_ns,
         text="",

@@ -17,7 +17,7 @@ from whimbrel.catalog.documents import batched
 from whimbrel.catalog.sources import Known
 from whimbrel.domain import DocumentState, document_id
 from whimbrel.ingest.discover import Found, discover
-from whimbrel.ingest.pipeline import Guard, Walked, folder_uri, shown
+from whimbrel.ingest.pipeline import EXTRACTOR, Guard, Walked, folder_uri, shown
 
 LISTED = 200
 """URIs that are named, of each kind."""
@@ -60,8 +60,8 @@ class Intent:
     metadata: Mapping[str, Any] | None = None
 
 
-def preview(connection: Connection, collection_id: int | None, recipe: str, guard: Guard, intent: Intent) -> Preview:
-    """`collection_id` is None, and `recipe` means nothing, where the collection would be made."""
+def preview(connection: Connection, collection_id: int | None, guard: Guard, intent: Intent) -> Preview:
+    """`collection_id` is None where the collection would be made."""
     found = Preview()
     walked = Walked(intent.paths)
     walk = discover([Path(path) for path in intent.paths])
@@ -78,20 +78,20 @@ def preview(connection: Connection, collection_id: int | None, recipe: str, guar
                 walked.note_unreadable(file)
                 found.count("failed", file.uri)
             else:
-                found.count(_fate(file, known.get(public_id), recipe, intent.metadata), file.uri)
+                found.count(_fate(file, known.get(public_id), intent.metadata), file.uri)
     if collection_id is not None:
         _count_gone(connection, collection_id, walked, guard, found)
     return found
 
 
-def _fate(file: Found, known: Known | None, recipe: str, metadata: Mapping[str, Any] | None) -> str:
+def _fate(file: Found, known: Known | None, metadata: Mapping[str, Any] | None) -> str:
     if known is None or known.state == DocumentState.GONE:
         return "added"
     if metadata is not None and dict(known.metadata) != dict(metadata):
         return "changed"
-    if known.unchanged(file.uri, file.size, file.mtime_ns, recipe):
+    if known.unchanged(file.uri, file.size, file.mtime_ns, EXTRACTOR):
         return "unchanged"
-    same = known.state == DocumentState.EXTRACTED and (known.recipe, known.uri) == (recipe, file.uri)
+    same = known.state == DocumentState.EXTRACTED and (known.recipe, known.uri) == (EXTRACTOR, file.uri)
     return "unchanged" if same and _hash(file.path) == known.content_hash else "changed"
 
 

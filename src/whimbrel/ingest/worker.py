@@ -66,24 +66,24 @@ def _process(request: dict[str, Any], body: bytes) -> tuple[dict[str, Any], byte
     if content_hash == request["known_hash"]:
         return {**head, "unchanged": True}, b""
     if request["is_text"]:
-        extracted, title = Extracted(data.decode("utf-8")), request["name"]
+        extracted, title = Extracted(data.decode("utf-8"), pages=request["pages"]), request["name"]
     else:
         extracted = extract(data, name=request["name"], limits=limits, options=Options(**request["options"]))
         title = "" if extracted.title == PurePath(request["name"]).stem else extracted.title
     del data, body
-    chunking = Chunking.parse(request["chunking"])
-    token_spans = _tokenizer(request["tokenizer"])
-    spans = chunk(extracted.text, chunking, token_spans, pages=extracted.pages, title=title)
-    contexts, columns = pack_spans(spans)
+    packed = [
+        pack_spans(chunk(extracted.text, Chunking.parse(spec), _tokenizer(path), pages=extracted.pages, title=title))
+        for spec, path in ((request["chunking"], request["tokenizer"]), *request["also"])
+    ]
     head |= {
         "title": extracted.title or title,
         "media_type": extracted.media_type,
         "pages": list(extracted.pages),
         "warnings": list(extracted.warnings),
-        "contexts": contexts,
-        "columns": len(columns),
+        "cut_title": title,
+        "cuts": [(contexts, len(columns)) for contexts, columns in packed],
     }
-    return head, columns + extracted.text.encode("utf-8")
+    return head, b"".join([*(columns for _, columns in packed), extracted.text.encode("utf-8")])
 
 
 @lru_cache(maxsize=4)

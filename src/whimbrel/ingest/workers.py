@@ -21,13 +21,22 @@ from whimbrel.ingest.wire import HEADER, frame, unpack_error, unpack_spans
 
 
 @dataclass(frozen=True, slots=True)
+class Measured:
+    """A chunking, and what counts its tokens."""
+
+    chunking: Chunking
+    tokenizer: Path
+    """The `tokenizer.json` of an embedder."""
+
+
+@dataclass(frozen=True, slots=True)
 class Request:
     """One file to read and to cut."""
 
     source: Path | bytes | str
     """A path, the content of a file, or a text that was extracted before and is only to be cut again."""
     name: str
-    """The file's name, which says the format where the content does not; with a text, its title."""
+    """The file's name, which says the format where the content does not; with a text, its `cut_title`."""
     tokenizer: Path
     """The `tokenizer.json` of the embedder that counts the tokens."""
     chunking: Chunking = field(default_factory=Chunking)
@@ -35,6 +44,10 @@ class Request:
     options: Options = NO_OPTIONS
     known_hash: str = ""
     """If the content has this SHA-256, it is not read any further: see `Processed.unchanged`."""
+    also: Sequence[Measured] = ()
+    """It is cut in these ways too."""
+    pages: Sequence[tuple[int, int]] = ()
+    """With a text, its pages."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +66,10 @@ class Processed:
     pages: Sequence[tuple[int, int]] = ()
     warnings: Sequence[str] = ()
     spans: Sequence[ChunkSpan] = field(default=(), repr=False)
+    also: Sequence[Sequence[ChunkSpan]] = field(default=(), repr=False)
+    """Its chunks in each of the request's other ways."""
+    cut_title: str = ""
+    """What stands over the contexts of its chunks: the title, unless that is but the file's name."""
 
 
 class ExtractionPool:
@@ -90,7 +107,8 @@ class ExtractionPool:
             worker = self._idle.pop() if self._idle else await self._start()
             done = False
             try:
-                async with asyncio.timeout(self._timeout_s + _size_of(request) / 1e6 * SECONDS_PER_MB):
+                ways = 1 + len(request.also)
+                async with asyncio.timeout(self._timeout_s + ways * _size_of(request) / 1e6 * SECONDS_PER_MB):
                     head, body = await worker.ask(request)
                 done = head.get("peak", 0) < self._memory // 2  # memory that a big file took is not given back
             except TimeoutError:
@@ -203,6 +221,8 @@ class _Worker:
             "name": request.name,
             "tokenizer": str(request.tokenizer),
             "chunking": request.chunking.spec,
+            "also": [(way.chunking.spec, str(way.tokenizer)) for way in request.also],
+            "pages": list(request.pages),
             "limits": asdict(request.limits),
             "options": asdict(request.options),
             "known_hash": request.known_hash,
@@ -262,14 +282,19 @@ def _size_of(request: Request) -> int:
 def _processed(head: dict[str, Any], body: bytes) -> Processed:
     if head.get("unchanged"):
         return Processed(head["content_hash"], head["size"], unchanged=True)
-    columns = head["columns"]
+    packed, text_from = [], 0
+    for contexts, size in head["cuts"]:
+        packed.append(unpack_spans(contexts, body[text_from : text_from + size]))
+        text_from += size
     return Processed(
         content_hash=head["content_hash"],
         size=head["size"],
-        text=str(memoryview(body)[columns:], "utf-8"),
+        text=str(memoryview(body)[text_from:], "utf-8"),
         title=head["title"],
         media_type=head["media_type"],
         pages=[(offset, number) for offset, number in head["pages"]],
         warnings=head["warnings"],
-        spans=unpack_spans(head["contexts"], body[:columns]),
+        spans=packed[0],
+        also=packed[1:],
+        cut_title=head["cut_title"],
     )

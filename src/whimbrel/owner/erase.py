@@ -37,8 +37,10 @@ def request_purge(connection: Connection, collection: Collection, keys: Sequence
     """
     log.lock(connection, collection.id)
     public_ids = list(connection.execute(select(t.documents.c.public_id).where(t.documents.c.id.in_(keys))).scalars())
+    live = collections.collection_chunking(connection, collection.id)
     changes = documents.drop_contents(connection, keys)
     position = log.append(connection, collection.id, changes)
+    chunks = sum(change.chunking_id == live for change in changes)
     connection.execute(delete(t.documents).where(t.documents.c.id.in_(keys)))
     conversations.erase(connection, collection.id, public_ids)
     job, _ = jobs.enqueue(
@@ -46,7 +48,7 @@ def request_purge(connection: Connection, collection: Collection, keys: Sequence
         "purge",
         collection_id=collection.id,
         collection=collection.name,
-        args={"position": position, "documents": len(keys), "chunks": len(changes)},
+        args={"position": position, "documents": len(keys), "chunks": chunks},
     )
     return job
 

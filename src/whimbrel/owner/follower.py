@@ -353,9 +353,10 @@ class Follower:
     def _expected(self) -> tuple[int, int]:
         with self.catalog.read() as connection:
             head = log.head(connection, self.collection_id).head
-            expected = rows.count_chunks(connection, self.collection_id, self.row.view.chunking_id)
-            if self.row.view.kind is ViewKind.STORE and self.row.view.space_id is not None:
-                expected -= vectors.refusals(connection, self.row.view.space_id, self.collection_id)
+            view = self.row.view
+            expected = rows.count_chunks(connection, self.collection_id, view.chunking_id)
+            if view.kind is ViewKind.STORE and view.space_id is not None:
+                expected -= vectors.refusals(connection, view.space_id, self.collection_id, view.chunking_id)
             expected -= len(moves.rejects(connection, self.row))
             return expected, head
 

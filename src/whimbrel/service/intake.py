@@ -31,10 +31,6 @@ class Intake(Jobs):
     def _checked_chunking(self, spec: str) -> str:
         """The specification in full. Raises `ConfigError` for one that is wrong, or that the embedder cannot read."""
 
-    @abstractmethod
-    def _recipe(self, connection: Connection, collection: Collection) -> str:
-        """What reads and cuts the collection's documents."""
-
     def ingest(
         self,
         paths: Sequence[str | Path],
@@ -80,8 +76,7 @@ class Intake(Jobs):
         guard = Guard(self.settings.ingest.gone_guard_share, self.settings.ingest.gone_guard_min)
         with self.catalog.read() as connection:
             found = next((one for one in collections.every(connection) if one.name == collection), None)
-            recipe = self._recipe(connection, found) if found is not None else ""
-            return preview(connection, found.id if found is not None else None, recipe, guard, intent)
+            return preview(connection, found.id if found is not None else None, guard, intent)
 
     def start_ingest(
         self,
