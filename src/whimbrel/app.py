@@ -31,6 +31,7 @@ from whimbrel.ingest.extract import Limits as ReadLimits
 from whimbrel.ingest.jobs import Reading
 from whimbrel.ingest.pipeline import Cutting, Guard
 from whimbrel.ingest.reader import Options
+from whimbrel.ingest.recut import Recut
 from whimbrel.ingest.workers import ExtractionPool, Measured
 from whimbrel.lexicon.language import DEFAULT, language_of, uri_of
 from whimbrel.lexicon.tantivy import TantivyLexicon
@@ -40,6 +41,7 @@ from whimbrel.move.cutting import Cutter
 from whimbrel.move.driver import Mover
 from whimbrel.owner import lock
 from whimbrel.owner.erase import Eraser
+from whimbrel.owner.forgetting import forget_chunkings
 from whimbrel.owner.languages import first_language
 from whimbrel.owner.lending import borrowed, store_of
 from whimbrel.owner.owner import Owner
@@ -222,7 +224,8 @@ class Whimbrel(Service):
                 "rebuild_view": rebuild_view,
                 "drop_view": drop_view,
                 "delete_collection": delete_collection,
-                "move": Mover(self.embedder_for, Cutter()),
+                "forget_chunkings": forget_chunkings,
+                "move": Mover(self.embedder_for, Cutter(Recut(self._extraction_pool, self._cutting))),
             },
             on_stop=self._close_pool,
             poll_s=settings.owner.poll_s,

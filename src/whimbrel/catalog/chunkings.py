@@ -55,6 +55,13 @@ def collection_chunking(connection: Connection, collection_id: int) -> int | Non
     return next(iter(collection_chunkings(connection, collection_id)), None)
 
 
+def left_behind(connection: Connection, collection_id: int) -> list[int]:
+    """The chunkings that no view of a collection follows: of each it may have something still."""
+    followed = collection_chunkings(connection, collection_id)
+    query = select(t.chunkings.c.id).where(t.chunkings.c.id.not_in(followed)).order_by(t.chunkings.c.id)
+    return list(connection.execute(query).scalars())
+
+
 def forget_chunking(connection: Connection, collection_id: int, chunking_id: int, limit: int = 500) -> int:
     """Remove what a collection has in a chunking that none of its views follows any more: the chunks of up to `limit`
     documents, then up to 100 times as many entries of the log. Returns how many rows went; 0 when nothing is left.

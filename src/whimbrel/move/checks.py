@@ -195,7 +195,7 @@ class Checker:
     def _sample(self, row: ViewRow, seed: str) -> npt.NDArray[np.float32]:
         """Vectors of record from all over the collection; the same ones each time."""
         with self._catalog.read() as connection:
-            last = rows.max_chunk_key(connection, row.view.collection_id)
+            last = rows.max_chunk_key(connection, row.view.collection_id, row.view.chunking_id)
             places = sorted(random.Random(seed).sample(range(last), min(SAMPLED, last)))
             where = (row.view.collection_id, row.view.chunking_id)
             near = (rows.next_keys(connection, *where, after=place, upto=last, limit=1) for place in places)
@@ -207,7 +207,7 @@ class Checker:
         exact = ExactSearch(side.queries)
         view = side.row.view
         with self._catalog.read() as connection:
-            last = rows.max_chunk_key(connection, view.collection_id)
+            last = rows.max_chunk_key(connection, view.collection_id, view.chunking_id)
             after = 0
             while keys := rows.next_keys(
                 connection, view.collection_id, view.chunking_id, after=after, upto=last, limit=BLOCK

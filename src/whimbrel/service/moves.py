@@ -20,6 +20,7 @@ from whimbrel.errors import BadInput, ConfigError, Conflict, SpaceMismatch
 from whimbrel.ingest.chunk import Chunking, check_readable
 from whimbrel.models.embedders.base import Embedder
 from whimbrel.move.shown import as_dict
+from whimbrel.owner.forgetting import forget_later
 from whimbrel.owner.succession import drop_later
 from whimbrel.service.content import Content
 from whimbrel.stores.base import Reach
@@ -268,6 +269,8 @@ class Moves(Content):
             for key in current.sources:
                 collections.set_view(connection, key, state=ViewState.RETIRED)
             changed = moves.change(connection, move.id, state=MoveState.FINALISED)
+            if current.target_lexicon is not None:
+                forget_later(connection, current.collection_id)
         self._wake()
         return changed
 
@@ -288,6 +291,8 @@ class Moves(Content):
                     collections.set_view(connection, key, state=ViewState.RETIRED)
                     drop_later(connection, row)
             changed = moves.change(connection, move.id, state=MoveState.ABORTED, paused=False)
+            if current.target_lexicon is not None:
+                forget_later(connection, current.collection_id)
         self._wake()
         return changed
 
