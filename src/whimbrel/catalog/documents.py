@@ -103,7 +103,7 @@ def write_documents(
     made = [
         _cut(write, key, first, chunking, spans, known.get(bytes.fromhex(write.public_id)))
         for write, (key, first) in zip(writes, cut, strict=True)
-        for chunking, spans in ((chunking_id, write.spans), *write.also.items())
+        for chunking, spans in {**write.also, chunking_id: write.spans}.items()
         if chunking in wanted
     ]
     done = cuts.replace(connection, collection_id, made, standing)
