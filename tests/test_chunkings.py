@@ -303,6 +303,27 @@ def test_what_was_written_while_it_was_cut_stays_as_written(catalog: Catalog) ->
     assert sorted(row[0] for row in contents(catalog, there).values()) == ["3", "new", "old", "text"]
 
 
+def test_a_text_that_became_blank_while_it_was_cut_has_no_chunks(catalog: Catalog) -> None:
+    place = collection(catalog)
+    live(catalog, place)
+    write(catalog, place, document("memory:1", "one two"))
+    there = other_of(catalog, place)
+    view_of(catalog, there)
+    blank = document("memory:1", "\n \n", spans=[])
+    recut_some(catalog, there, 0, between=lambda: write(catalog, place, twice(blank, there[1])))
+    assert contents(catalog, there) == {}
+
+
+def test_two_passes_at_once_cut_each_document_once(catalog: Catalog) -> None:
+    place = collection(catalog)
+    live(catalog, place)
+    write(catalog, place, document("memory:1", "one two"))
+    there = other_of(catalog, place)
+    view_of(catalog, there)
+    recut_some(catalog, there, 0, between=lambda: recut_some(catalog, there, 0))
+    assert sorted(row[0] for row in contents(catalog, there).values()) == ["one", "two"]
+
+
 def test_cutting_for_a_view_that_is_gone_is_refused(catalog: Catalog) -> None:
     place = collection(catalog)
     live(catalog, place)
