@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from sqlalchemy import Connection, select, update
 
 from support import ToyView, collection, contents, document, opened, write
-from whimbrel.catalog import chunkings, collections, documents, listing, log, recuts, rows, sources, vectors
+from whimbrel.catalog import chunkings, collections, documents, listing, log, recuts, rows, sources, spans, vectors
 from whimbrel.catalog import tables as t
 from whimbrel.catalog.backup import backup, restore
 from whimbrel.catalog.documents import DocumentWrite, NotCut
@@ -105,7 +105,7 @@ def kept(catalog: Catalog, place: Place) -> dict[str, tuple[Any, ...]]:
     )
     with catalog.read() as connection:
         found = connection.execute(query.where(chunks.collection_id == place[0], chunks.chunking_id == place[1])).all()
-        texts = rows.read_spans(connection, found)
+        texts = spans.read_spans(connection, found)
     return {
         row.public_id.hex(): (
             row.uri,

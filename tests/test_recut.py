@@ -14,7 +14,7 @@ from sqlalchemy import Connection, select
 
 from running import reads
 from whimbrel.app import Whimbrel
-from whimbrel.catalog import collections, rows
+from whimbrel.catalog import collections, spans
 from whimbrel.catalog import tables as t
 from whimbrel.catalog.collections import Collection
 from whimbrel.catalog.engine import Catalog
@@ -121,7 +121,7 @@ class There:
         )
         with self.catalog.read() as connection:
             found = connection.execute(query).all()
-            texts = rows.read_spans(connection, found)
+            texts = spans.read_spans(connection, found)
         named = ("uri", "ordinal", "start", "end", "tokens", "context", "page", "hash")
         return {
             row.public_id.hex(): (*(getattr(row, name) for name in named), text)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection, select
 
-from whimbrel.catalog import rows
+from whimbrel.catalog import rows, spans
 from whimbrel.catalog import tables as t
 from whimbrel.catalog.engine import AnyRow
 from whimbrel.catalog.keys import among
@@ -60,7 +60,7 @@ def longer_than(
     looked_at = longest = 0
     found: Counter[int] = Counter()
     for batch in _every(connection, collection_id, chunking_id, every):
-        for row, text in zip(batch, rows.read_spans(connection, batch), strict=True):
+        for row, text in zip(batch, spans.read_spans(connection, batch), strict=True):
             tokens = count(embedded_text(row.context, text))
             longest = max(longest, tokens)
             if tokens > limit:
