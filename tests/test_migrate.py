@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from sqlalchemy import MetaData, select, text
+from sqlalchemy import MetaData, Table, select, text
 
 from support import collection, contents, document, write
 from whimbrel.catalog import migrate
@@ -130,6 +130,27 @@ def test_an_upgrade_saves_a_copy_first(catalog: Catalog, tmp_path: Path, version
     restore(copy, restored)
     assert contents(restored, place) == chunks
     restored.close()
+
+
+def test_documents_of_an_older_version_are_not_read_again(catalog_url: str, tmp_path: Path) -> None:
+    catalog = Catalog(catalog_url)
+    with catalog.write() as connection:
+        migrate.upgrade(connection, "0003")
+        connection.execute(
+            text("INSERT INTO collections VALUES (1, 'docs', 'en', 'e', 0, 's', 0, NULL, NULL, false, 0)")
+        )
+        old = Table("documents", MetaData(), autoload_with=connection)
+        for key, recipe in ((1, "3;tokens=186,overlap=18;all-MiniLM-L6-v2"), (2, "3")):
+            row = {column.name: None if column.nullable else 0 for column in old.columns}
+            texts = dict.fromkeys(("uri", "root", "media_type", "content_hash", "state", "reason"), "x")
+            json = {"metadata": {}, "facts": {}, "pages": []}
+            known = {"id": key, "collection_id": 1, "public_id": bytes([key] * 16), "title": "T", "recipe": recipe}
+            connection.execute(old.insert(), {**row, **texts, **json, **known})
+    migrate.ensure_schema(catalog, copies=tmp_path / "copies")
+    with catalog.read() as connection:
+        found = connection.execute(select(t.documents.c.recipe, t.documents.c.cut_title, t.documents.c.title)).all()
+    assert [tuple(row) for row in found] == [("3", None, "T")] * 2
+    catalog.close()
 
 
 def test_an_upgrade_that_fails_changes_nothing(catalog: Catalog, tmp_path: Path) -> None:
