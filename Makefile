@@ -24,6 +24,7 @@ export DOCS QUESTION
 # The catalog is the home's own, whatever other programs' variables say.
 WHIMBREL := env -u DATABASE_URL -u WHIMBREL_CATALOG -u WHIMBREL_CONFIG WHIMBREL_HOME="$(DEMO_HOME)" $(BIN)/whimbrel
 
+JOBS ?= logical
 UV ?= uv
 LOCK := $(UV) pip compile --quiet --universal --generate-hashes --python-version 3.11 --no-header --no-emit-index-url
 
@@ -45,8 +46,8 @@ ifeq ($(ONCE),)
 	@$(WHIMBREL) serve --port $(PORT)
 endif
 
-test: $(DEV) ## Run all tests but the long ones.
-	$(BIN)/python -m pytest -m "not soak"
+test: $(DEV) ## Run all tests but the long ones, a process for each core (JOBS=N: for N of them).
+	$(BIN)/python -m pytest -m "not soak" -n $(JOBS) --maxprocesses 4 --dist worksteal
 
 check: $(DEV) ## Lint, format, strict types, and who may import whom.
 	$(BIN)/ruff check .
