@@ -11,12 +11,16 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 from sqlalchemy import create_engine, text
 from sqlalchemy.engine import make_url
 
 from providers import VARIABLES
 from whimbrel.catalog.engine import Catalog
 from whimbrel.catalog.migrate import ensure_schema
+
+settings.register_profile("without deadlines", deadline=None)  # a busy machine is no failure
+settings.load_profile("without deadlines")
 
 for _name in VARIABLES:  # a key of who runs the tests must not send their documents anywhere
     os.environ.pop(_name, None)

@@ -79,3 +79,11 @@ def test_from_files_to_postgres(tmp_path: Path, notes: str) -> None:
     assert "8 rows at position" in printed
     assert "equal (missing 0, extra 0, different 0)" in printed
     assert "To back up number" in printed
+
+
+def test_a_change_of_chunking(tmp_path: Path, notes: str) -> None:
+    printed = ran("chunking", tmp_path, DOCUMENTS=notes)
+    assert printed.count("equal (missing 0, extra 0, different 0)") >= 2, "the store and the lexicon"
+    assert "is rolled_back" in printed
+    assert "is finalised" in printed
+    assert "To back up" in printed
