@@ -229,6 +229,15 @@ def test_another_embedder_embeds_only_what_it_lacks(home: Whimbrel, toy: Toy, ot
     assert len(other.given) == NOTES + 2, "vectors of record are never paid for twice"
 
 
+def test_a_model_that_does_not_read_so_long_chunks_needs_another_chunking(home: Whimbrel, other: Toy) -> None:
+    other._space = replace(other._space, max_tokens=64)
+    with pytest.raises(ConfigError, match="Nothing was begun") as refused:
+        home.start_move("default", embedder="other")
+    assert "--chunking" in refused.value.hint
+    move = moved(home, to=None, embedder="other", chunking="tokens=48,overlap=4")
+    assert move.state is MoveState.READY
+
+
 @pytest.mark.parametrize("to", ["lancedb:", "lancedb:views"])
 def test_the_target_is_the_source(home: Whimbrel, to: str) -> None:
     with pytest.raises(BadInput, match="is there already"):

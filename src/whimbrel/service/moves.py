@@ -123,11 +123,16 @@ class Moves(Content):
         uri = self._target_uri(to) if to is not None else store.view.uri
         spec = embedder or source_spec
         space = source_space if embedder is None else self.embedder(embedder).space
-        cut = source_chunking
-        if chunking is not None:
-            parsed = Chunking.parse(chunking)
+        parsed = Chunking.parse(chunking or source_chunking)
+        try:
             check_readable(parsed, space)
-            cut = parsed.spec
+        except ConfigError as error:
+            if chunking is not None:
+                raise
+            raise ConfigError(
+                f"{error.message} Nothing was begun.", "Name a `--chunking` that the new model reads, in the same move."
+            ) from error
+        cut = parsed.spec
         request = Request(uri, spec, cut, rate, auto_switch)
         if same_place(uri, store.view.uri) and space.key == source_space.key and cut == source_chunking:
             raise BadInput(
