@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from whimbrel.catalog.rows import ChunkRows, Described
@@ -65,6 +65,7 @@ exact = pytest.mark.parametrize("exact", [False, True])
 
 @arrow
 @exact
+@settings(max_examples=60, deadline=None)
 @given(changed=st.sets(st.integers(0, 4)), column=st.sampled_from(["texts", "metadata", "vectors"]))
 def test_the_rows_that_differ_are_found(arrow: bool, exact: bool, changed: set[int], column: str) -> None:
     rows = chunks()
@@ -83,6 +84,7 @@ def test_the_rows_that_differ_are_found(arrow: bool, exact: bool, changed: set[i
 
 
 @arrow
+@settings(max_examples=60, deadline=None)
 @given(order=st.permutations(range(5)), kept=st.integers(0, 5))
 def test_rows_are_compared_wherever_they_are_in_the_batch(arrow: bool, order: list[int], kept: int) -> None:
     rows = chunks()

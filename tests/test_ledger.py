@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from support import collection, contents, document, write
@@ -19,6 +19,7 @@ def ledger(ids: list[bytes]) -> Ledger:
     return Ledger(b"".join(ids), np.arange(len(ids), dtype=np.int64) * 3)
 
 
+@settings(max_examples=60, deadline=None)
 @given(known=public_ids, others=public_ids)
 def test_each_id_is_found_and_no_other(known: list[bytes], others: list[bytes]) -> None:
     made = ledger(known)
@@ -33,6 +34,7 @@ def test_each_id_is_found_and_no_other(known: list[bytes], others: list[bytes]) 
     assert [made.id(entry) for entry in range(len(made))] == sorted(id_.hex() for id_ in known)
 
 
+@settings(max_examples=60, deadline=None)
 @given(st.lists(st.one_of(st.text(max_size=40), st.just("AB" * 16), st.just("ab " * 10 + "ab"), st.just("ab" * 16))))
 def test_an_id_may_be_any_text(asked: list[str]) -> None:
     """Capitals and blanks are no hex digits here, though Python reads them."""
