@@ -36,6 +36,11 @@ class Home:
         return self.path / "copies"
 
     @property
+    def copying(self) -> Path:
+        """What `whimbrel copy` knows of each copy, so that it goes on where it ended."""
+        return self.path / "copying"
+
+    @property
     def catalog(self) -> Path:
         return self.path / "catalog.db"
 

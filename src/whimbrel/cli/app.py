@@ -14,6 +14,7 @@ from whimbrel.cli import (
     collections,
     config,
     conversations,
+    copying,
     documents,
     evaluate,
     ingesting,
@@ -69,6 +70,7 @@ for command in (
     serving.owner,
     archives.backup,
     archives.restore,
+    copying.copy,
     state.doctor,
 ):
     app.command()(command)

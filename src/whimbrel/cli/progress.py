@@ -30,6 +30,7 @@ class Progress:
         self._last = ""
         self._standing = ""
         self._vectors: tuple[float, int] | None = None
+        self._phase = ("", 0.0, 0)
 
     def job(self, job: Job) -> None:
         """For `Service.finish(on_progress=...)`."""
@@ -55,6 +56,15 @@ class Progress:
     def step(self, what: str, done: int, total: int) -> None:
         """For `whimbrel.evaluation.evaluate(on_progress=...)`."""
         self._show(f"{what}: {done:,} of {total:,}")
+
+    def paced(self, what: str, done: int, total: int) -> None:
+        """For `whimbrel.move.copy`: with the rate, and the time that is left at this rate."""
+        if what != self._phase[0] or done < self._phase[2]:
+            self._phase = (what, time.monotonic(), done)
+        _, since, before = self._phase
+        took, did = time.monotonic() - since, done - before
+        pace = f", {did / took:,.0f} rows/s, {_left((total - done) * took / did)} left" if did and took > 1 else ""
+        self._show(f"{what}: {done:,} of {total:,}{pace}" if total else what)
 
     def end(self) -> None:
         if self._silent or not self._standing:
@@ -83,6 +93,12 @@ class Progress:
         said = shown(text)
         self._stream.write(f"\r\x1b[2K{said}" if self._terminal else f"{said}\n")
         self._stream.flush()
+
+
+def _left(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s" if minutes else f"{rest} s"
 
 
 def _counts(progress: dict[str, object]) -> str:

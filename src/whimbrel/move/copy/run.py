@@ -1,0 +1,175 @@
+"""A whole copy: one collection or all of them, each with its own state, target and report."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from hashlib import blake2b
+from pathlib import Path
+
+from whimbrel.errors import BadInput, Conflict, NotFound, UserError, ViewError, WhimbrelError
+from whimbrel.move.copy.copier import Copier, Options, Step, mark_of, sample, with_sample
+from whimbrel.move.copy.report import CopyReport
+from whimbrel.move.copy.state import State
+from whimbrel.stores.base import Reach
+from whimbrel.stores.foreign.base import Database, Sink, Source, Table
+from whimbrel.stores.foreign.resolve import ALL, Address, open_database
+
+REACH = Reach(timeout_s=120.0)
+_RESUME = "What was copied is safe: the same command with --resume goes on."
+
+
+async def copy_all(
+    source: Address,
+    target: Address,
+    options: Options,
+    *,
+    base: Path,
+    states: Path,
+    on_step: Step = lambda what, done, total: None,
+    on_report: Callable[[CopyReport], None] = lambda report: None,
+) -> list[CopyReport]:
+    """Every collection that `source` names, in the order of the names, each reported when it is done.
+
+    `base`: of relative paths. `states`: the folder in which each copy has a folder of its own. Raises what the
+    databases raise; `Conflict` for a target that is there and is not this copy's, that is the source, or where a copy
+    was begun and `resume` was not asked for; `NotFound`; `BadInput`.
+    """
+    _check_names(source, target)
+    if source.bare(base) == target.bare(base) and source.collection == target.collection:
+        raise Conflict("The target is the source. Nothing was changed.", "Name another database or collection.")
+    folder = states / _hash(source.bare(base), source.collection, target.bare(base), target.collection)
+    scratch = folder / "snapshot"
+    here = open_database(source, base=base, scratch=scratch, reach=REACH)
+    there = open_database(target, base=base, scratch=None, reach=REACH)
+    reports = []
+    try:
+        every = source.collection == ALL
+        names = await here.collections() if every else [source.collection]
+        if not names:
+            raise NotFound(f"There is no collection with vectors in {here.shown}. Nothing was copied.")
+        for name in names:
+            to = name if target.collection == ALL else target.collection
+            report = await _copy_one(
+                (here, replace(source, collection=name)),
+                (there, replace(target, collection=to)),
+                options,
+                folder / _hash(name) if every else folder,
+                base,
+                on_step,
+            )
+            reports.append(report)
+            on_report(report)
+    except UserError:  # there is nothing to go on with
+        shutil.rmtree(scratch, ignore_errors=True)
+        raise
+    finally:
+        await here.close()
+        await there.close()
+    shutil.rmtree(scratch, ignore_errors=True)
+    return reports
+
+
+async def _copy_one(
+    source: tuple[Database, Address],
+    target: tuple[Database, Address],
+    options: Options,
+    folder: Path,
+    base: Path,
+    on_step: Step,
+) -> CopyReport:
+    reader = source[0].source(source[1].collection, options.chosen)
+    sink = target[0].sink(target[1].collection)
+    try:
+        table = await reader.describe()
+        state = State(folder)
+        state.kind = table.ids
+        try:
+            table = await _begin(reader, sink, table, (source[1], target[1]), state, options, base)
+            copier = Copier(reader, sink, table, state, options, on_step)
+            return await copier.run(source[1].shown, target[1].shown)
+        except WhimbrelError as error:
+            state.write_rejects()
+            if isinstance(error, ViewError) and "--resume" not in error.hint:
+                error.hint = _RESUME if "view rebuild" in error.hint else f"{error.hint} {_RESUME}".strip()
+            raise
+        finally:
+            state.close()
+    finally:
+        await reader.close()
+        await sink.close()
+
+
+async def _begin(
+    reader: Source,
+    sink: Sink,
+    table: Table,
+    names: tuple[Address, Address],
+    state: State,
+    options: Options,
+    base: Path,
+) -> Table:
+    """The table as the sink takes it, which is made, or found to be this copy's own."""
+    _check(table, sink)
+    copy = _hash(names[0].bare(base), names[0].collection, names[1].bare(base), names[1].collection, table.identity)
+    if state.get("copy") not in ("", copy):
+        raise Conflict(
+            f"{names[0].shown} is another collection, or has other columns, than when this copy was begun. Nothing was "
+            "changed.",
+            f"Drop the target and the folder {state.folder}, then copy anew; or name another target.",
+        )
+    begun = state.get("phase") not in ("", "copied")
+    found = await sink.mark()
+    if found is not None and found.copy != copy:
+        raise Conflict(
+            f"{names[1].shown} was made by another copy. Nothing was changed.", "Name another target, or drop that one."
+        )
+    if begun and found is not None and not options.resume:
+        raise Conflict(
+            f"A copy to {names[1].shown} was begun and did not end. Nothing was changed.",
+            "Go on with it: the same command with --resume.",
+        )
+    mark = mark_of(copy, table)
+    if found is None:
+        if not table.declared:
+            table = with_sample(table, await sample(reader))
+        state.forget_written()
+        state.put(copy=copy, phase="")
+        await sink.create(table, mark)
+    else:
+        if not state.get("copy"):  # its state was lost: what is there is this copy's, but not known
+            state.distrust()
+            state.put(copy=copy)
+        await sink.open(table, mark)
+    return table
+
+
+def _check(table: Table, sink: Sink) -> None:
+    limits = sink.limits
+    if not table.dimensions:
+        raise BadInput(
+            f"The collection {table.name!r} has no row with a vector, so that its dimensions are not known. Nothing "
+            "was copied.",
+            "There is nothing to copy yet.",
+        )
+    if limits.max_dimensions is not None and table.dimensions > limits.max_dimensions:
+        raise BadInput(
+            f"The target holds vectors of up to {limits.max_dimensions:,} dimensions; {table.name!r} has "
+            f"{table.dimensions:,}. Nothing was copied.",
+            "Name another kind of target.",
+        )
+    if limits.needs_metric and table.metric is None:
+        raise BadInput(
+            f"A collection of the target has a metric, and {table.name!r} says none. Nothing was copied.",
+            "Name the one that its vectors were made for: `--metric cosine`, `dot` or `l2`.",
+        )
+
+
+def _check_names(source: Address, target: Address) -> None:
+    if source.collection == ALL and target.collection != ALL:
+        raise BadInput("All collections cannot go into one. Nothing was copied.", "Let the target end in `/*` too.")
+
+
+def _hash(*parts: str) -> str:
+    return blake2b("\0".join(parts).encode(), digest_size=8).hexdigest()

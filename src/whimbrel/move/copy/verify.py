@@ -1,0 +1,77 @@
+"""Comparing a source with what was made of it: the sets of ids, then rows by id, everything in them."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Iterator
+
+from whimbrel.move.copy.report import EXAMPLES, Mode, Verified
+from whimbrel.move.copy.state import Listed, State
+from whimbrel.stores.foreign.base import Sink, Source, Table
+from whimbrel.stores.foreign.values import differences, digests
+
+SAMPLE_SHARE, SAMPLE_ROWS = 0.01, 1_000
+"""A sample has this share of the rows, and at least so many."""
+SEED = 7
+_READ_ROWS = 2_000
+
+
+async def verify(source: Source, sink: Sink, table: Table, state: State, mode: Mode, on_step: object) -> Verified:
+    """`full`: every row; `sample`: some, drawn with a seed that the result names; the ids are compared in full in both.
+    `none` compares nothing."""
+    if mode == "none":
+        return Verified(mode, 0)
+    assert callable(on_step)
+    missing, extra, lost, strange = await state.compared(sink.ids(), EXAMPLES)
+    examples = {str(id_): "missing" for id_ in lost} | {str(id_): "not in the source" for id_ in strange}
+    tolerance = sink.tolerance(table)
+    compared = differing = changed = 0
+    total = state.count if mode == "full" else _sample_size(state.count)
+    lacking = set(lost)
+    for listed in _batches(state, mode):
+        here, there = await asyncio.gather(source.fetch(listed.ids, listed.places), sink.fetch(listed.ids))
+        rejected = state.is_rejected(listed.ids)
+        kept = [row for row, id_ in enumerate(here.rows.ids) if id_ not in rejected]
+        wanted = here.rows if len(kept) == len(here.rows) else here.rows.taken(kept)
+        written = dict(zip(listed.ids, listed.digests, strict=True))
+        newer = {id_ for id_, now in zip(wanted.ids, digests(wanted), strict=True) if written[id_] != now}
+        newer |= set(listed.ids) - set(here.rows.ids) - here.unfit.keys() - rejected
+        found = differences(wanted, there, tolerance)
+        changed += len(newer)
+        for id_, what in found.items():
+            if id_ in newer or what == "missing":  # the source's doing; counted with the ids
+                continue
+            differing += 1
+            if len(examples) < 3 * EXAMPLES and id_ not in lacking:
+                examples[str(id_)] = what
+        compared += len(wanted)
+        on_step("verifying", compared, total)
+    return Verified(
+        mode,
+        compared,
+        seed=SEED if mode == "sample" else None,
+        tolerance=tolerance,
+        missing=missing,
+        extra=extra,
+        differing=differing,
+        examples=examples,
+        changed=changed,
+    )
+
+
+def _batches(state: State, mode: Mode) -> Iterator[Listed]:
+    if mode == "sample":
+        count = state.count
+        places = sorted(random.Random(SEED).sample(range(count), _sample_size(count)))
+        for start in range(0, len(places), _READ_ROWS):
+            yield state.at(places[start : start + _READ_ROWS])
+        return
+    place = 0
+    while len(listed := state.after(place, _READ_ROWS)):
+        yield listed
+        place = listed.places[-1] + 1
+
+
+def _sample_size(count: int) -> int:
+    return min(count, max(SAMPLE_ROWS, int(count * SAMPLE_SHARE)))

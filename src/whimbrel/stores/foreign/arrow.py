@@ -1,0 +1,410 @@
+"""Rows from Arrow tables and into them: what LanceDB and Parquet have in common."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import date, datetime, time, timedelta
+from decimal import Decimal
+from typing import Any
+from uuid import UUID
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from whimbrel.errors import BadInput
+from whimbrel.stores.envelope import loads as view_metadata
+from whimbrel.stores.foreign import layout
+from whimbrel.stores.foreign.base import MARK, MORE, Chosen, Fetched, Field, Id, IdKind, Mark, Names, Rows, Table
+from whimbrel.stores.foreign.values import as_text, dumps, loads
+from whimbrel.stores.metrics import Metric
+
+_VIEW = b"whimbrel:format"
+_VIEW_COLUMNS = {"id", "text", "vector", "metadata"}
+_UNFOLDED = "metadata"
+"""A struct column of that name holds the metadata, one key a field: LangChain's and LlamaIndex's form."""
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """What the columns of an Arrow table are."""
+
+    id: str
+    text: str | None
+    vector: str
+    dimensions: int
+    """0: the type does not say."""
+    ids: IdKind
+    fields: Mapping[str, Field] = field(default_factory=dict)
+    unfolded: str = ""
+    more: bool = False
+    view: bool = False
+    """One of our own views: its `metadata` says everything, the other columns derive from it."""
+    mark: Mark | None = None
+    notes: Sequence[str] = ()
+
+    @classmethod
+    def of(cls, schema: pa.Schema, chosen: Chosen, where: str) -> Columns:
+        """Raises `BadInput` where it cannot be told what is what."""
+        about = schema.metadata or {}
+        mark = Mark.read(about.get(MARK.encode()))
+        if _VIEW in about and set(schema.names) >= _VIEW_COLUMNS:
+            return cls("id", "text", "vector", _dimensions(schema.field("vector").type), IdKind.STR, view=True)
+        candidates = [one.name for one in schema if _is_vector(one)]
+        vector = layout.vector_column(candidates, chosen, where)
+        kinds = {one.name: kind for one in schema if (kind := _id_kind(one.type)) is not None}
+        id_ = layout.id_column(kinds, chosen, (), where)
+        texts = [one.name for one in schema if _is_string(one.type) and one.name not in (id_, MORE)]
+        text = ("text" if mark.text else None) if mark else layout.text_column(texts, chosen, where)
+        left = [name for name in candidates if name != vector]
+        taken = {id_, text, vector, MORE, *left}
+        fields = {one.name: Field(_value_type(one.type)) for one in schema if one.name not in taken}
+        unfolded = _unfolded(fields)
+        if unfolded:
+            struct = fields.pop(unfolded).type
+            inner = (struct.field(at) for at in range(struct.num_fields))
+            fields |= {one.name: Field(_value_type(one.type)) for one in inner}
+        return cls(
+            id_,
+            text,
+            vector,
+            _dimensions(schema.field(vector).type),
+            mark.ids if mark else kinds[id_],
+            fields,
+            unfolded,
+            MORE in schema.names,
+            mark=mark,
+            notes=[
+                *(f"the vectors of the column {name!r} are left out" for name in left),
+                *_rounded(schema.field(vector).type),
+            ],
+        )
+
+    def table(self, name: str, dimensions: int, identity: str, version: str | None, metric: Metric | None) -> Table:
+        return Table(
+            name,
+            dimensions,
+            metric or (self.mark.metric if self.mark else None),
+            self.ids,
+            Names(self.id, self.text or "text", self.vector),
+            has_text=self.text is not None,
+            fields=self.fields,
+            declared=not self.view,
+            about=self.mark.about if self.mark else {},
+            notes=self.notes,
+            identity=identity,
+            version=version,
+        )
+
+    # --- reading -----------------------------------------------------------------------------------------------------
+
+    def ids_of(self, column: pa.ChunkedArray) -> list[Id]:
+        found = column.to_pylist()
+        if any(id_ is None for id_ in found):
+            raise BadInput(f"The column {self.id!r} has a row without an id. Nothing was copied of it.", "Give it one.")
+        return [id_ if isinstance(id_, UUID) else UUID(id_) for id_ in found] if self.ids is IdKind.UUID else found
+
+    def rows(self, found: pa.Table, dimensions: int) -> Fetched:
+        """Of a table with all columns. Those without a vector of these dimensions are unfit."""
+        ids = self.ids_of(found[self.id])
+        vectors, unfit = _vectors(found[self.vector], dimensions)
+        texts = _values(found[self.text]) if self.text is not None else [None] * len(ids)
+        rows = Rows(ids, vectors, texts, self._metadata(found))
+        if not unfit:
+            return Fetched(rows)
+        kept = [row for row in range(len(ids)) if row not in unfit]
+        return Fetched(rows.taken(kept), {ids[row]: why for row, why in unfit.items()})
+
+    def _metadata(self, found: pa.Table) -> list[dict[str, Any]]:
+        if self.view:
+            return [dict(view_metadata(one)) for one in found["metadata"].to_pylist()]
+        metadata: list[dict[str, Any]] = [{} for _ in range(found.num_rows)]
+        for name in self.fields:
+            if name in found.column_names:
+                for one, value in zip(metadata, _values(found[name]), strict=True):
+                    if value is not None:
+                        one[name] = value
+        if self.unfolded:
+            for one, struct in zip(metadata, _values(found[self.unfolded]), strict=True):
+                one.update({key: value for key, value in (struct or {}).items() if value is not None})
+        if self.more:
+            for one, more in zip(metadata, found[MORE].to_pylist(), strict=True):
+                if more is not None:
+                    one.update(loads(more))
+        return metadata
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """The Arrow table that a sink makes: id, text, vector, a column for each field, and the envelope."""
+
+    names: Names
+    dimensions: int
+    ids: IdKind
+    fields: Mapping[str, Field]
+    has_text: bool = True
+
+    @classmethod
+    def of(cls, table: Table) -> Form:
+        names = Names()
+        taken = {one.lower() for one in (names.id, names.text, names.vector, MORE)}
+        fields = {}
+        for name, one in table.fields.items():
+            plain = re.fullmatch(r"[A-Za-z][A-Za-z0-9_]{0,62}", name) and name.lower() not in taken
+            if plain and not one.json and _keeps(one.type):
+                fields[name] = one
+                taken.add(name.lower())
+        return cls(names, table.dimensions, table.ids, fields, table.has_text)
+
+    @classmethod
+    def read(cls, schema: pa.Schema, table: Table) -> Form:
+        """Of a table that is there."""
+        names = Names()
+        fixed = (names.id, names.text, names.vector, MORE)
+        fields = {one.name: Field(one.type) for one in schema if one.name not in fixed}
+        return cls(names, table.dimensions, table.ids, fields, names.text in schema.names)
+
+    def schema(self, mark: Mark) -> pa.Schema:
+        vector = pa.list_(pa.float32(), self.dimensions)
+        columns = [
+            pa.field(self.names.id, pa.int64() if self.ids is IdKind.INT else pa.string(), nullable=False),
+            *([pa.field(self.names.text, pa.string())] if self.has_text else []),
+            pa.field(self.names.vector, vector),
+            *(pa.field(name, one.type) for name, one in self.fields.items()),
+            pa.field(MORE, pa.string()),
+        ]
+        return pa.schema(columns, metadata={MARK: mark.written()})
+
+    def refused(self, rows: Rows) -> dict[int, str]:
+        found: dict[int, str] = {}
+        for row, (id_, text) in enumerate(zip(rows.ids, rows.texts, strict=True)):
+            if isinstance(id_, int) and not -(2**63) <= id_ < 2**63:
+                found[row] = "its id is past 64 bits"
+            elif (isinstance(id_, str) and not _is_utf8(id_)) or (text is not None and not _is_utf8(text)):
+                found[row] = "its id or text is no valid Unicode"
+        return found
+
+    def table(self, rows: Rows, mark: Mark) -> pa.Table:
+        """The rows, under `schema`."""
+        schema = self.schema(mark)
+        flat = pa.array(np.ascontiguousarray(rows.vectors, np.float32).reshape(-1))
+        columns: dict[str, list[Any]] = {name: [] for name in self.fields}
+        envelopes: list[str | None] = []
+        for one in rows.metadata:
+            more = {
+                key: value
+                for key, value in one.items()
+                if value is None or key not in self.fields or not fits(value, self.fields[key].type)
+            }
+            for name, column in columns.items():
+                value = one.get(name)
+                if name in more:  # readable all the same
+                    value = as_text(value) if _is_string(self.fields[name].type) else None
+                column.append(value)
+            envelopes.append(dumps(more) if more else None)
+        ids = [self.ids.text(id_) for id_ in rows.ids] if self.ids is IdKind.UUID else list(rows.ids)
+        arrays = {
+            self.names.id: pa.array(ids, schema.field(self.names.id).type),
+            self.names.text: pa.array(rows.texts, pa.string()),
+            self.names.vector: pa.FixedSizeListArray.from_arrays(flat, self.dimensions),
+            MORE: pa.array(envelopes, pa.string()),
+            **{name: pa.array(column, self.fields[name].type) for name, column in columns.items()},
+        }
+        return pa.table([arrays[one.name] for one in schema], schema=schema)
+
+
+def fits(value: Any, kind: pa.DataType) -> bool:
+    """Whether a column of this type gives the value back as it is."""
+    types = pa.types
+    match value:
+        case bool():
+            return bool(types.is_boolean(kind))
+        case int():
+            if not types.is_integer(kind):
+                return False
+            bits = kind.bit_width
+            low, high = (0, 2**bits) if types.is_unsigned_integer(kind) else (-(2 ** (bits - 1)), 2 ** (bits - 1))
+            return bool(low <= value < high)
+        case float():
+            if types.is_float64(kind):
+                return True
+            return bool(types.is_float32(kind)) and (not math.isfinite(value) or float(np.float32(value)) == value)
+        case str():
+            return _is_string(kind) and _is_utf8(value)
+        case bytes():
+            return bool(types.is_binary(kind) or types.is_large_binary(kind))
+        case datetime():
+            return bool(types.is_timestamp(kind)) and kind.unit in ("us", "ns") and _same_zone(value, kind.tz)
+        case date():
+            return bool(types.is_date32(kind))
+        case time():
+            return bool(types.is_time64(kind)) and value.tzinfo is None
+        case timedelta():
+            return bool(types.is_duration(kind)) and kind.unit == "us"
+        case Decimal():
+            return bool(types.is_decimal(kind)) and _has_scale(value, kind)
+        case list():
+            is_list = types.is_list(kind) or types.is_large_list(kind)
+            return bool(is_list) and all(one is not None and fits(one, kind.value_type) for one in value)
+        case dict():
+            if not types.is_struct(kind) or len(value) != kind.num_fields:
+                return False
+            inner = {kind.field(at).name: kind.field(at).type for at in range(kind.num_fields)}
+            return value.keys() == inner.keys() and all(
+                one is not None and fits(one, inner[key]) for key, one in value.items()
+            )
+    return False
+
+
+def sampled(metadata: Sequence[Mapping[str, Any]]) -> dict[str, Field]:
+    """Columns for keys whose values in a sample are of one plain type: strings, numbers, booleans, and lists of one.
+    What other rows have under them goes into the envelope."""
+    kinds: dict[str, set[pa.DataType | None]] = {}
+    for one in metadata:
+        for key, value in one.items():
+            kinds.setdefault(key, set()).add(_plain_type(value))
+    only = {key: next(iter(found)) for key, found in kinds.items() if len(found) == 1}
+    return {key: Field(kind) for key, kind in only.items() if kind is not None}
+
+
+def _keeps(kind: pa.DataType) -> bool:
+    """Whether `fits` knows of values that such a column keeps."""
+    types = pa.types
+    if types.is_struct(kind):
+        return all(_keeps(kind.field(at).type) for at in range(kind.num_fields))
+    if types.is_list(kind) or types.is_large_list(kind):
+        return _keeps(kind.value_type)
+    simple = types.is_boolean(kind) or types.is_integer(kind) or types.is_float32(kind) or types.is_float64(kind)
+    timed = types.is_timestamp(kind) or types.is_date32(kind) or types.is_time64(kind) or types.is_duration(kind)
+    binary = types.is_binary(kind) or types.is_large_binary(kind)
+    return bool(simple or timed or binary or _is_string(kind) or types.is_decimal128(kind))
+
+
+def _value_type(kind: pa.DataType) -> pa.DataType:
+    return kind.value_type if pa.types.is_dictionary(kind) else kind
+
+
+def _plain_type(value: Any) -> pa.DataType | None:
+    if isinstance(value, list):
+        inner = {_plain_type(one) for one in value}
+        kind = inner.pop() if len(inner) == 1 else None
+        return pa.list_(kind) if kind is not None and not pa.types.is_list(kind) else None
+    return _PLAIN.get(type(value))
+
+
+_PLAIN: Mapping[type, pa.DataType] = {str: pa.string(), bool: pa.bool_(), int: pa.int64(), float: pa.float64()}
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _same_zone(value: datetime, zone: str | None) -> bool:
+    """A column has one zone, and gives each instant back in it."""
+    if zone is None or value.tzinfo is None:
+        return zone is None and value.tzinfo is None
+    if zone.upper() not in ("UTC", "+00:00", "Z"):
+        return str(value.tzinfo) == zone
+    return value.utcoffset() == timedelta(0) and str(value.tzinfo) in ("UTC", "+00:00", "UTC+00:00")
+
+
+def _has_scale(value: Decimal, kind: pa.DataType) -> bool:
+    exponent = value.as_tuple().exponent
+    digits = len(value.as_tuple().digits)
+    return isinstance(exponent, int) and -exponent == kind.scale and digits <= kind.precision
+
+
+def _is_string(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
+
+
+def _id_kind(kind: pa.DataType) -> IdKind | None:
+    if _is_string(kind):
+        return IdKind.STR
+    if isinstance(kind, pa.UuidType):
+        return IdKind.UUID
+    return IdKind.INT if pa.types.is_integer(kind) else None
+
+
+def _is_vector(one: pa.Field) -> bool:
+    kind = one.type
+    if pa.types.is_fixed_size_list(kind):
+        return bool(pa.types.is_floating(kind.value_type)) and kind.list_size > 1
+    is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind)
+    return bool(is_list) and pa.types.is_floating(kind.value_type) and one.name.lower() in layout.VECTORS
+
+
+def _dimensions(kind: pa.DataType) -> int:
+    return int(kind.list_size) if pa.types.is_fixed_size_list(kind) else 0
+
+
+def _rounded(kind: pa.DataType) -> list[str]:
+    return ["vectors of 64-bit numbers are rounded to 32 bits"] if pa.types.is_float64(kind.value_type) else []
+
+
+def _unfolded(fields: Mapping[str, Field]) -> str:
+    found = fields.get(_UNFOLDED)
+    if found is None or not pa.types.is_struct(found.type):
+        return ""
+    inner = {found.type.field(at).name for at in range(found.type.num_fields)}
+    return "" if inner & fields.keys() - {_UNFOLDED} else _UNFOLDED
+
+
+def _vectors(column: pa.ChunkedArray, dimensions: int) -> tuple[npt.NDArray[np.float32], dict[int, str]]:
+    """(float32[n, d], why some rows have none; those are zeros)."""
+    array = column.combine_chunks()
+    array = array.combine_chunks() if isinstance(array, pa.ChunkedArray) else array
+    rows = len(array)
+    lengths = pc.list_value_length(array).fill_null(-1).to_numpy(zero_copy_only=False)
+    if pa.types.is_fixed_size_list(array.type) and not array.null_count:
+        lengths = np.full(rows, array.type.list_size)
+    good = lengths == dimensions
+    vectors = np.zeros((rows, dimensions), np.float32)
+    if good.any():
+        kept = array.filter(pa.array(good)) if not good.all() else array
+        flat = kept.flatten()
+        if flat.null_count:
+            flat = flat.fill_null(math.nan)
+        vectors[good] = flat.to_numpy(zero_copy_only=False).reshape(-1, dimensions)
+    said = {-1: "it has no vector"}
+    return vectors, {
+        int(row): said.get(int(lengths[row]), f"its vector has {int(lengths[row])} dimensions")
+        for row in np.flatnonzero(~good)
+    }
+
+
+def _values(column: pa.ChunkedArray) -> list[Any]:
+    """As Python's, where Python has such values; else as text."""
+    try:
+        if pa.types.is_timestamp(column.type) and column.type.unit == "ns":
+            column = column.cast(pa.timestamp("us", column.type.tz))
+        found: list[Any] = column.to_pylist()
+    except (ValueError, ImportError):  # nanoseconds that Python's times do not have
+        found = column.cast(pa.string()).to_pylist()
+    return found if pa.types.is_primitive(column.type) or _is_string(column.type) else [_plain(one) for one in found]
+
+
+def _plain(value: Any) -> Any:
+    """Structs, maps and tuples as JSON has them."""
+    if isinstance(value, dict):
+        return {str(key): _plain(one) for key, one in value.items()}
+    return [_plain(one) for one in value] if isinstance(value, list | tuple) else value
+
+
+def dimensions_of(column: pa.ChunkedArray) -> int:
+    """Of the most rows of a sample."""
+    lengths = [length for length in pc.list_value_length(column).to_pylist() if length]
+    return max(set(lengths), key=lengths.count) if lengths else 0
+
+
+def schema_fingerprint(schema: pa.Schema) -> str:
+    return json.dumps([[one.name, str(one.type)] for one in schema])
