@@ -8,7 +8,7 @@ from dataclasses import replace
 from hashlib import blake2b
 from pathlib import Path
 
-from whimbrel.errors import BadInput, Conflict, NotFound, UserError, ViewError, WhimbrelError
+from whimbrel.errors import BadInput, Conflict, DiskFull, NotFound, UserError, ViewDamaged, ViewError, WhimbrelError
 from whimbrel.move.copy.copier import Copier, Options, Step, mark_of, sample, with_sample
 from whimbrel.move.copy.report import CopyReport
 from whimbrel.move.copy.state import State
@@ -18,6 +18,10 @@ from whimbrel.stores.foreign.resolve import ALL, Address, open_database
 
 REACH = Reach(timeout_s=120.0)
 _RESUME = "What was copied is safe: the same command with --resume goes on."
+_DAMAGED = (
+    "The source was not touched. If the target is damaged, drop it: the same command then makes it again. If the "
+    "source is, restore it."
+)
 
 
 async def copy_all(
@@ -91,8 +95,10 @@ async def _copy_one(
             return await copier.run(source[1].shown, target[1].shown)
         except WhimbrelError as error:
             state.write_rejects()
-            if isinstance(error, ViewError) and "--resume" not in error.hint:
-                error.hint = _RESUME if "view rebuild" in error.hint else f"{error.hint} {_RESUME}".strip()
+            if isinstance(error, ViewDamaged):
+                error.hint = _DAMAGED
+            elif isinstance(error, ViewError | DiskFull):
+                error.hint = f"{error.hint} {_RESUME}".strip()
             raise
         finally:
             state.close()

@@ -268,7 +268,7 @@ def sampled(metadata: Sequence[Mapping[str, Any]]) -> dict[str, Field]:
     for one in metadata:
         for key, value in one.items():
             kinds.setdefault(key, set()).add(_plain_type(value))
-    only = {key: next(iter(found)) for key, found in kinds.items() if len(found) == 1}
+    only = {key: next(iter(found)) for key, found in sorted(kinds.items()) if len(found) == 1}
     return {key: Field(kind) for key, kind in only.items() if kind is not None}
 
 

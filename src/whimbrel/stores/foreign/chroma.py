@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import shutil
 from abc import abstractmethod
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,11 +21,11 @@ from urllib.parse import quote
 import numpy as np
 import numpy.typing as npt
 
-from whimbrel.errors import BadInput, Conflict, NotFound, StoreRefused, StoreUnavailable
+from whimbrel.errors import BadInput, Conflict, DiskFull, NotFound, StoreRefused, StoreUnavailable, ViewDamaged
 from whimbrel.stores.base import Reach
 from whimbrel.stores.chroma.backend import NAMES, Backend, Collection, UnknownId, as_vectors
 from whimbrel.stores.chroma.embedded import EmbeddedBackend
-from whimbrel.stores.chroma.metadata import ENVELOPE, LISTS, ODD, decode
+from whimbrel.stores.chroma.metadata import ENVELOPE, LISTS, ODD, OURS, decode
 from whimbrel.stores.chroma.server import WRITE_PATIENCE, ServerBackend
 from whimbrel.stores.chroma.uri import parse_server
 from whimbrel.stores.envelope import Dialect
@@ -55,6 +56,7 @@ _ID_PREFIX = "whimbrel:id:"
 _FROM = {"cosine": Metric.COSINE, "l2": Metric.L2, "ip": Metric.DOT}
 _TO = {metric: name for name, metric in _FROM.items()}
 _READ_ROWS = 2_000
+_ROOM = 4 << 20
 _PAGE = 1_000
 
 
@@ -163,8 +165,9 @@ class _Server(ServerBackend, _Everything):
 
 
 class ChromaDatabase(Database):
-    def __init__(self, backend: _Everything, snapshot: Snapshot | None = None) -> None:
-        """`snapshot`: of the folder, where that is a source."""
+    def __init__(self, backend: _Everything, snapshot: Snapshot | None = None, folder: Path | None = None) -> None:
+        """`snapshot`: of the folder, where that is a source. `folder`: where that is a target."""
+        self.folder = folder
         self.backend = backend
         self.snapshot = snapshot
         self.shown = f"Chroma at {snapshot.folder if snapshot else backend.shown}"
@@ -214,7 +217,7 @@ class ChromaSource(Source):
             raise BadInput(f"The collection {self._name!r} has the metric {found.metric!r}, which is not known here.")
         mark = Mark.read(found.metadata.get(MARK))
         self._collection, self._kind = found, mark.ids if mark else IdKind.STR
-        about = {key: value for key, value in found.metadata.items() if key != MARK}
+        about = {key: value for key, value in found.metadata.items() if not key.startswith(OURS)}
         return Table(
             self._name,
             await self._dimensions(found),
@@ -338,7 +341,15 @@ class ChromaSink(Sink):
                 [uri for _, uri in written[start:end]],
                 rows.vectors[start:end],
             )
-            await self._backend.put(collection, part)
+            try:
+                await self._backend.put(collection, part)
+            except ViewDamaged as error:  # what Chroma says does not name a full disk
+                if self._database.folder is not None and shutil.disk_usage(self._database.folder).free < _ROOM:
+                    raise DiskFull(
+                        f"No space left for {self._database.shown}. What was written before is safe.",
+                        "Free some space.",
+                    ) from error
+                raise
 
     async def delete(self, ids: Sequence[Id]) -> None:
         await self._backend.delete(self._known(), [to_chroma(self._kind, id_) for id_ in ids])
@@ -436,6 +447,6 @@ def opener(rest: str, base: Path, *, scheme: str, scratch: Path | None, reach: R
         return ChromaDatabase(_Server(parse_server(f"{scheme}:{rest}"), reach))
     folder = base / Path(rest or "chroma").expanduser()
     if scratch is None:
-        return ChromaDatabase(_Folder(folder))
+        return ChromaDatabase(_Folder(folder), folder=folder)
     snapshot = Snapshot(folder, scratch)
     return ChromaDatabase(_Folder(snapshot.copy), snapshot)

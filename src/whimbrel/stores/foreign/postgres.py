@@ -330,7 +330,7 @@ def _layout(
     key = Key([(name, sql[name]) for name in keys])
     taken = {vector, MORE, *([] if key.composed else keys)}
     texts = [name for name, kind in sql.items() if kind.partition("(")[0] in ("text", "character varying")]
-    candidates = [name for name in texts if name not in taken]
+    candidates = [name for name in texts if name not in taken and name not in keys]
     text = ("text" if mark.text else None) if mark else layout.text_column(candidates, chosen, where)
     others = [name for name in sql if name not in taken and name != text and name not in vectors]
     left = [name for name in vectors if name != vector]

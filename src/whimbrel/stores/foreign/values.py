@@ -41,8 +41,8 @@ _READ: Mapping[str, Callable[[Any], Any]] = {
 
 
 def dumps(metadata: Mapping[str, Any]) -> str:
-    """Raises `TypeError` for a value of another type."""
-    return envelope.dumps(_tagged(metadata))
+    """Keys in their order: equal metadata gives equal text. Raises `TypeError` for a value of another type."""
+    return envelope.dumps(_tagged(dict(sorted(metadata.items()))))
 
 
 def loads(written: str) -> dict[str, Any]:
