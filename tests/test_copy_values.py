@@ -18,7 +18,7 @@ from whimbrel.stores.foreign import pg_types
 from whimbrel.stores.foreign.arrow import Columns, Form, fits, sampled
 from whimbrel.stores.foreign.base import Chosen, IdKind, Mark, Rows, Table
 from whimbrel.stores.foreign.chroma import read_metadata, write_metadata
-from whimbrel.stores.foreign.values import content_digest, differences, digests, dumps, loads, same
+from whimbrel.stores.foreign.values import contents, differences, digests, dumps, loads, same
 
 text = st.text(st.characters(codec="utf-8"), max_size=8)
 keys = st.one_of(
@@ -66,7 +66,7 @@ def test_every_value_comes_back_from_columns_of_a_sample(given: list[dict[str, A
     made = form.table(rows, mark)
     read = Columns.of(made.schema, Chosen(id="id", vector="vector"), "t").rows(made, 2).rows
     assert not differences(rows, read, 0.0)
-    assert digests(rows) == digests(read)
+    assert digests(rows, contents(rows)) == digests(read, contents(read))
 
 
 @pytest.mark.parametrize(
@@ -83,13 +83,17 @@ def test_every_value_comes_back_from_columns_of_a_sample(given: list[dict[str, A
     ],
 )
 def test_values_of_two_types_are_two_digests(one: Any, other: Any) -> None:
-    assert content_digest("t", {"k": one}) != content_digest("t", {"k": other})
+    assert content("t", {"k": one}) != content("t", {"k": other})
     assert not same({"k": one}, {"k": other})
 
 
 def test_no_text_is_not_the_empty_text_and_no_key_is_not_null() -> None:
-    assert content_digest(None, {}) != content_digest("", {})
-    assert content_digest("", {"a": None}) != content_digest("", {})
+    assert content(None, {}) != content("", {})
+    assert content("", {"a": None}) != content("", {})
+
+
+def content(text: str | None, metadata: dict[str, Any]) -> bytes:
+    return contents(Rows(["x"], np.zeros((1, 2), np.float32), [text], [metadata]))[0]
 
 
 def test_differences_name_what_differs() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
@@ -14,7 +14,7 @@ from whimbrel.move.copy.state import Listed, State
 from whimbrel.move.copy.verify import verify
 from whimbrel.stores.batches import Refused
 from whimbrel.stores.foreign.base import Chosen, Fetched, Id, Mark, Rows, Sink, Source, Table
-from whimbrel.stores.foreign.values import digests
+from whimbrel.stores.foreign.values import contents, digests
 
 T = TypeVar("T")
 
@@ -121,7 +121,6 @@ class Copier:
         try:
             while reading is not None:
                 batch, fetched = listed, await reading
-                self._resize(fetched.rows)
                 listed = state.after(batch.places[-1] + 1, self._read_rows)
                 reading = asyncio.create_task(self._read(listed)) if len(listed) else None
                 await self._take(batch, fetched, uncertain)
@@ -147,7 +146,11 @@ class Copier:
                 "Name a column whose values are unique: `--id COLUMN`.",
             )
         rejects |= {rows.ids[row]: why for row, why in self._sink.refused(rows).items()}
-        of = dict(zip(rows.ids, digests(rows), strict=True))
+        said = contents(rows)
+        of = dict(zip(rows.ids, digests(rows, said), strict=True))
+        fixed = 100 + 4 * self._table.dimensions
+        weights = [fixed + len(one) for one in said]
+        self._resize(weights)
         wanted = [row for row, id_ in enumerate(rows.ids) if id_ not in rejects and known[id_] != of[id_]]
         self._counts.unchanged += sum(1 for id_ in rows.ids if id_ not in rejects and known[id_] == of[id_])
         self._state.begin(stop)
@@ -156,7 +159,8 @@ class Copier:
         for some, fresh in ((new, True), (old, False)):
             if some:
                 began = time.monotonic()
-                rejects |= await self._write(rows.taken(some) if len(some) < len(rows) else rows, fresh)
+                part = rows.taken(some) if len(some) < len(rows) else rows
+                rejects |= await self._write(part, [weights[row] for row in some], fresh)
                 self._counts.writing_s += time.monotonic() - began
         written = {place[rows.ids[row]]: of[rows.ids[row]] for row in wanted if rows.ids[row] not in rejects}
         self._counts.written += len(written)
@@ -165,11 +169,11 @@ class Copier:
             await self._patiently(lambda: self._sink.delete(stale))
         self._state.wrote(written, rejects, stop)
 
-    async def _write(self, rows: Rows, fresh: bool) -> dict[Id, str]:
+    async def _write(self, rows: Rows, weights: Sequence[int], fresh: bool) -> dict[Id, str]:
         """In pieces of the sink's size, halved where it refuses one as too large. Returns the rows that are too large
         alone, with the reason."""
         rejects: dict[Id, str] = {}
-        for start, stop in _pieces(rows, self._sink.limits.rows, self._sink.limits.bytes):
+        for start, stop in _pieces(weights, self._sink.limits.rows, self._sink.limits.bytes):
             rejects |= await self._halving(rows.between(start, stop), fresh)
         return rejects
 
@@ -207,12 +211,12 @@ class Copier:
             state.removed(ids)
             self._counts.removed += len(ids)
 
-    def _resize(self, rows: Rows) -> None:
+    def _resize(self, weights: Sequence[int]) -> None:
         """So many rows a read as make about one write, however long their texts are."""
-        if not len(rows):
+        if not weights:
             return
         limits = self._sink.limits
-        per_row = sum(_weights(rows)) / len(rows)
+        per_row = sum(weights) / len(weights)
         self._read_rows = max(_LEAST_READ_ROWS, min(limits.rows, int(limits.bytes / per_row)))
 
     async def _patiently(self, work: Callable[[], Awaitable[T]]) -> T:
@@ -245,30 +249,11 @@ def mark_of(copy: str, table: Table) -> Mark:
     return Mark(copy, table.ids, table.metric, table.about, table.has_text)
 
 
-def _pieces(rows: Rows, most_rows: int, most_bytes: int) -> list[tuple[int, int]]:
+def _pieces(weights: Sequence[int], most_rows: int, most_bytes: int) -> list[tuple[int, int]]:
     found, start, size = [], 0, 0
-    for row, weight in enumerate(_weights(rows)):
+    for row, weight in enumerate(weights):
         if row > start and (row - start >= most_rows or size + weight > most_bytes):
             found.append((start, row))
             start, size = row, 0
         size += weight
-    return [*found, (start, len(rows))]
-
-
-def _weights(rows: Rows) -> list[int]:
-    """About how many bytes each row is on its way."""
-    fixed = 100 + 4 * rows.vectors.shape[1]
-    return [
-        fixed + len(text or "") + sum(_weight(value) for value in one.values())
-        for text, one in zip(rows.texts, rows.metadata, strict=True)
-    ]
-
-
-def _weight(value: object) -> int:
-    if isinstance(value, str | bytes):
-        return 16 + len(value)
-    if isinstance(value, list | tuple):
-        return 16 + sum(map(_weight, value))
-    if isinstance(value, Mapping):
-        return 16 + sum(len(str(key)) + _weight(one) for key, one in value.items())
-    return 16
+    return [*found, (start, len(weights))]

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 
 from whimbrel.move.copy.report import EXAMPLES, Mode, Verified
 from whimbrel.move.copy.state import Listed, State
-from whimbrel.stores.foreign.base import Sink, Source, Table
-from whimbrel.stores.foreign.values import differences, digests
+from whimbrel.stores.foreign.base import Fetched, Rows, Sink, Source, Table
+from whimbrel.stores.foreign.values import contents, differences, digests
 
 SAMPLE_SHARE, SAMPLE_ROWS = 0.01, 1_000
 """A sample has this share of the rows, and at least so many."""
@@ -29,15 +29,15 @@ async def verify(source: Source, sink: Sink, table: Table, state: State, mode: M
     compared = differing = changed = 0
     total = state.count if mode == "full" else _sample_size(state.count)
     lacking = set(lost)
-    for listed in _batches(state, mode):
-        here, there = await asyncio.gather(source.fetch(listed.ids, listed.places), sink.fetch(listed.ids))
+    async for listed, here, there in _both(source, sink, _batches(state, mode)):
         rejected = state.is_rejected(listed.ids)
         kept = [row for row, id_ in enumerate(here.rows.ids) if id_ not in rejected]
         wanted = here.rows if len(kept) == len(here.rows) else here.rows.taken(kept)
         written = dict(zip(listed.ids, listed.digests, strict=True))
-        newer = {id_ for id_, now in zip(wanted.ids, digests(wanted), strict=True) if written[id_] != now}
+        said = contents(wanted)
+        newer = {id_ for id_, now in zip(wanted.ids, digests(wanted, said), strict=True) if written[id_] != now}
         newer |= set(listed.ids) - set(here.rows.ids) - here.unfit.keys() - rejected
-        found = differences(wanted, there, tolerance)
+        found = differences(wanted, there, tolerance, said)
         changed += len(newer)
         for id_, what in found.items():
             if id_ in newer or what == "missing":  # the source's doing; counted with the ids
@@ -58,6 +58,27 @@ async def verify(source: Source, sink: Sink, table: Table, state: State, mode: M
         examples=examples,
         changed=changed,
     )
+
+
+async def _both(source: Source, sink: Sink, batches: Iterator[Listed]) -> AsyncIterator[tuple[Listed, Fetched, Rows]]:
+    """The rows of each batch on both sides; the next are read while these are compared."""
+
+    async def read(listed: Listed) -> tuple[Listed, Fetched, Rows]:
+        here, there = await asyncio.gather(source.fetch(listed.ids, listed.places), sink.fetch(listed.ids))
+        return listed, here, there
+
+    reading: asyncio.Task[tuple[Listed, Fetched, Rows]] | None = None
+    try:
+        for listed in batches:
+            ready, reading = reading, asyncio.create_task(read(listed))
+            if ready is not None:
+                yield await ready
+        if reading is not None:
+            yield await reading
+    finally:
+        if reading is not None:
+            reading.cancel()
+            await asyncio.gather(reading, return_exceptions=True)
 
 
 def _batches(state: State, mode: Mode) -> Iterator[Listed]:

@@ -189,24 +189,31 @@ class Form:
                 found[row] = "its id or text is no valid Unicode"
         return found
 
+    def _cells(self, metadata: Sequence[Mapping[str, Any]]) -> tuple[dict[str, list[Any]], list[str | None]]:
+        """(the columns, the envelopes with what these do not say)"""
+        columns = {name: [one.get(name) for one in metadata] for name in self.fields}
+        odd: dict[int, list[str]] = {}
+        said = [0] * len(metadata)
+        for name, values in columns.items():
+            kind = self.fields[name].type
+            for row, value in enumerate(values):
+                said[row] += value is not None
+            for row in _unfit(values, kind):
+                odd.setdefault(row, []).append(name)
+                values[row] = as_text(values[row]) if _is_string(kind) else None  # readable all the same
+        envelopes: list[str | None] = [None] * len(metadata)
+        for row, one in enumerate(metadata):
+            if row in odd or said[row] < len(one):
+                held = self.fields.keys() - odd.get(row, [])
+                more = {key: value for key, value in one.items() if value is None or key not in held}
+                envelopes[row] = dumps(more)
+        return columns, envelopes
+
     def table(self, rows: Rows, mark: Mark) -> pa.Table:
         """The rows, under `schema`."""
         schema = self.schema(mark)
         flat = pa.array(np.ascontiguousarray(rows.vectors, np.float32).reshape(-1))
-        columns: dict[str, list[Any]] = {name: [] for name in self.fields}
-        envelopes: list[str | None] = []
-        for one in rows.metadata:
-            more = {
-                key: value
-                for key, value in one.items()
-                if value is None or key not in self.fields or not fits(value, self.fields[key].type)
-            }
-            for name, column in columns.items():
-                value = one.get(name)
-                if name in more:  # readable all the same
-                    value = as_text(value) if _is_string(self.fields[name].type) else None
-                column.append(value)
-            envelopes.append(dumps(more) if more else None)
+        columns, envelopes = self._cells(rows.metadata)
         ids = [self.ids.text(id_) for id_ in rows.ids] if self.ids is IdKind.UUID else list(rows.ids)
         arrays = {
             self.names.id: pa.array(ids, schema.field(self.names.id).type),
@@ -216,6 +223,20 @@ class Form:
             **{name: pa.array(column, self.fields[name].type) for name, column in columns.items()},
         }
         return pa.table([arrays[one.name] for one in schema], schema=schema)
+
+
+def _unfit(values: Sequence[Any], kind: pa.DataType) -> list[int]:
+    """The rows whose value is none that the column gives back; null is none. Values of one plain type in one go."""
+    plain = set(map(type, values)) - {type(None)}
+    if len(plain) == 1:
+        (only,) = plain
+        if only is float and pa.types.is_float64(kind):
+            return []
+        if only is bool and pa.types.is_boolean(kind):
+            return []
+        if only is str and _is_string(kind) and _is_utf8("".join(value for value in values if value is not None)):
+            return []
+    return [row for row, value in enumerate(values) if value is not None and not fits(value, kind)]
 
 
 def fits(value: Any, kind: pa.DataType) -> bool:

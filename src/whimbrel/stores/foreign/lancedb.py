@@ -154,7 +154,7 @@ class LanceSource(Source):
 
 
 class LanceSink(Sink):
-    limits = Limits(rows=10_000, bytes=64 << 20)
+    limits = Limits(rows=5_000, bytes=16 << 20)
 
     def __init__(self, folder: LanceFolder, name: str) -> None:
         self._folder = folder

@@ -9,11 +9,13 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -33,7 +35,7 @@ from whimbrel.stores.foreign.base import (
     Table,
 )
 
-_READ_ROWS = 5_000
+_READ_ROWS = 2_000
 _SAMPLE_ROWS = 200
 
 
@@ -143,14 +145,14 @@ class ParquetSource(Source):
 
 
 class ParquetSink(Sink):
-    limits = Limits(rows=20_000, bytes=64 << 20)
+    limits = Limits(rows=10_000, bytes=16 << 20)
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._form: Form | None = None
         self._made: Mark | None = None
-        self._where: dict[Id, Path] | None = None
-        """The file of each row; read once, when it is needed."""
+        self._where: _Where | None = None
+        """The file of each row; read when it is needed."""
 
     async def mark(self) -> Mark | None:
         return await asyncio.to_thread(self._mark)
@@ -167,7 +169,6 @@ class ParquetSink(Sink):
                 self._put(self._folder / "part-000000.parquet", self._form.schema(mark).empty_table())
 
         await asyncio.to_thread(make)
-        self._where = {}
 
     async def open(self, table: Table, mark: Mark) -> None:
         with parquet_errors(f"The folder {self._folder} cannot be read"):
@@ -178,7 +179,7 @@ class ParquetSink(Sink):
         return self._known().refused(rows)
 
     async def write(self, rows: Rows, *, fresh: bool) -> None:
-        await asyncio.to_thread(self._write, rows)
+        await asyncio.to_thread(self._append if fresh else self._write, rows)
 
     async def delete(self, ids: Sequence[Id]) -> None:
         await asyncio.to_thread(self._rewrite, set(ids), None)
@@ -190,14 +191,14 @@ class ParquetSink(Sink):
 
     async def fetch(self, ids: Sequence[Id]) -> Rows:
         def read() -> Rows:
-            where = self._index()
             columns = self._columns()
             wanted = set(ids)
             parts = []
-            for file in sorted({where[id_] for id_ in ids if id_ in where}):
-                whole = pq.read_table(file, memory_map=False)
-                keep = [id_ in wanted for id_ in columns.ids_of(whole[columns.id])]
-                parts.append(whole.filter(pa.array(keep)))
+            for file in sorted(self._index().files(ids)):
+                for batch in _batches(file, None):
+                    keep = [id_ in wanted for id_ in columns.ids_of(batch[columns.id])]
+                    if any(keep):
+                        parts.append(batch.filter(pa.array(keep)))
             form = self._known()
             return columns.rows(pa.concat_tables(parts), form.dimensions).rows if parts else Rows.none(form.dimensions)
 
@@ -228,32 +229,36 @@ class ParquetSink(Sink):
         )
 
     def _write(self, rows: Rows) -> None:
-        where = self._index()
-        there = {id_: row for row, id_ in enumerate(rows.ids) if id_ in where}
-        if there:
-            self._rewrite(set(there), rows.taken(list(there.values())))
+        there = self._rewrite(set(rows.ids), rows)
         new = [row for row, id_ in enumerate(rows.ids) if id_ not in there]
         if new:
-            number = 1 + max(int(path.stem.rpartition("-")[2]) for path in self._folder.glob("part-*.parquet"))
-            file = self._folder / f"part-{number:06}.parquet"
-            self._put(file, self._table(rows.taken(new) if there else rows))
-            where.update((rows.ids[row], file) for row in new)
+            self._append(rows.taken(new))
 
-    def _rewrite(self, ids: set[Id], rows: Rows | None) -> None:
-        """Without these rows; with those of `rows` in their place."""
-        where, columns = self._index(), self._columns()
-        for file in {where[id_] for id_ in ids if id_ in where}:
+    def _append(self, rows: Rows) -> None:
+        """As a file of its own."""
+        number = 1 + max(int(path.stem.rpartition("-")[2]) for path in self._folder.glob("part-*.parquet"))
+        file = self._folder / f"part-{number:06}.parquet"
+        self._put(file, self._table(rows))
+        if self._where is not None:
+            self._where.add(rows.ids, file)
+
+    def _rewrite(self, ids: set[Id], rows: Rows | None) -> set[Id]:
+        """Without these rows; with those of `rows` in their place. Returns the ids that were there."""
+        columns = self._columns()
+        there: set[Id] = set()
+        for file in self._index().files(ids):
             whole = pq.read_table(file, memory_map=False)
             held = columns.ids_of(whole[columns.id])
+            if ids.isdisjoint(held):
+                continue
+            there |= ids & set(held)
             kept = whole.filter(pa.array([id_ not in ids for id_ in held]))
             if rows is not None:
                 inside = set(held)
                 mine = rows.taken([row for row, id_ in enumerate(rows.ids) if id_ in inside])
                 kept = pa.concat_tables([kept, self._table(mine)])
             self._put(file, kept.replace_schema_metadata(whole.schema.metadata))
-        if rows is None:
-            for id_ in ids:
-                where.pop(id_, None)
+        return there
 
     def _put(self, file: Path, table: pa.Table) -> None:
         partial = file.with_suffix(".partial")
@@ -273,15 +278,13 @@ class ParquetSink(Sink):
             finally:
                 os.close(folder)
 
-    def _index(self) -> dict[Id, Path]:
+    def _index(self) -> _Where:
         if self._where is None:
-            columns = self._columns()
-            self._where = {
-                id_: file
-                for file in sorted(self._folder.glob("*.parquet"))
-                for batch in _batches(file, [columns.id])
-                for id_ in columns.ids_of(batch[columns.id])
-            }
+            columns, where = self._columns(), _Where()
+            for file in sorted(self._folder.glob("*.parquet")):
+                for batch in _batches(file, [columns.id]):
+                    where.add(columns.ids_of(batch[columns.id]), file)
+            self._where = where
         return self._where
 
     def _columns(self) -> Columns:
@@ -301,6 +304,33 @@ class ParquetSink(Sink):
     def _source(self) -> ParquetSource:
         names = self._known().names
         return ParquetSource(self._folder.parent, self._folder.name, Chosen(id=names.id, vector=names.vector))
+
+
+class _Where:
+    """Which file may hold an id: 12 bytes a row. Of two ids of one hash both files are named."""
+
+    def __init__(self) -> None:
+        self._files: list[Path] = []
+        self._parts: list[tuple[npt.NDArray[np.int64], npt.NDArray[np.uint32]]] = []
+
+    def add(self, ids: Sequence[Id], file: Path) -> None:
+        if not self._files or self._files[-1] != file:
+            self._files.append(file)
+        hashes = np.fromiter(map(hash, ids), np.int64, len(ids))
+        self._parts.append((hashes, np.full(len(ids), len(self._files) - 1, np.uint32)))
+
+    def files(self, ids: Iterable[Id]) -> set[Path]:
+        wanted = np.unique(np.fromiter(map(hash, ids), np.int64))
+        if len(self._parts) > 1:
+            hashes, numbers = (np.concatenate(column) for column in zip(*self._parts, strict=True))
+            order = np.argsort(hashes, kind="stable")
+            self._parts = [(hashes[order], numbers[order])]
+        if not self._parts:
+            return set()
+        ((hashes, numbers),) = self._parts
+        start, stop = np.searchsorted(hashes, wanted, "left"), np.searchsorted(hashes, wanted, "right")
+        found = [numbers[a:b] for a, b in zip(start, stop, strict=True) if b > a]
+        return {self._files[number] for number in np.unique(np.concatenate(found))} if found else set()
 
 
 class _Stream:

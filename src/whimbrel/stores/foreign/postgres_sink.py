@@ -48,7 +48,7 @@ _INDEX_MEMORY = "256MB"
 
 
 class PostgresSink(Sink):
-    limits = Limits(rows=10_000, bytes=32 << 20, max_dimensions=MAX_DIMENSIONS)
+    limits = Limits(rows=5_000, bytes=16 << 20, max_dimensions=MAX_DIMENSIONS)
 
     def __init__(self, database: PostgresDatabase, name: str) -> None:
         self._database = database

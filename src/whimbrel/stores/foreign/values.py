@@ -16,12 +16,14 @@ from __future__ import annotations
 
 import json
 from base64 import b64decode, b64encode
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from hashlib import blake2b
 from typing import Any
 from uuid import UUID
+
+import numpy as np
 
 from whimbrel.stores import envelope
 from whimbrel.stores.foreign.base import Id, Rows
@@ -62,37 +64,42 @@ def as_text(value: Any) -> str | None:
     return None
 
 
-def digests(rows: Rows) -> list[bytes]:
+def contents(rows: Rows) -> list[bytes]:
+    """Text and metadata of each row as bytes: two rows have the same exactly when both are the same, types included
+    (1 is not 1.0). Their length is about what the row takes on its way, without its vector."""
+    return [_content(text, one) for text, one in zip(rows.texts, rows.metadata, strict=True)]
+
+
+def digests(rows: Rows, contents: Sequence[bytes]) -> list[bytes]:
     """16 bytes for each row, of everything in it: two rows have the same exactly when they are the same."""
-    contents = [_content(text, one) for text, one in zip(rows.texts, rows.metadata, strict=True)]
-    return [
-        blake2b(content + vector.tobytes(), digest_size=16).digest()
-        for content, vector in zip(contents, rows.vectors, strict=True)
-    ]
+    width = 4 * rows.vectors.shape[1]
+    packed = memoryview(np.ascontiguousarray(rows.vectors)).cast("B")
+    found = []
+    for row, content in enumerate(contents):
+        hashed = blake2b(content, digest_size=16)
+        hashed.update(packed[row * width : (row + 1) * width])
+        found.append(hashed.digest())
+    return found
 
 
-def content_digest(text: str | None, metadata: Mapping[str, Any]) -> bytes:
-    return blake2b(_content(text, metadata), digest_size=16).digest()
-
-
-def differences(wanted: Rows, found: Rows, tolerance: float) -> dict[Id, str]:
+def differences(wanted: Rows, found: Rows, tolerance: float, known: Sequence[bytes] | None = None) -> dict[Id, str]:
     """What differs, by id: `text`, `metadata` or `vector`, several joined by a comma. A row that is not in `found` is
-    `missing`. `tolerance`: of each component, as a share of the vector's length; 0 asks for the same bits."""
-    import numpy as np
-
+    `missing`. `tolerance`: of each component, as a share of the vector's length; 0 asks for the same bits.
+    `known`: the contents of `wanted`, where they were made already."""
     at = {id_: row for row, id_ in enumerate(found.ids)}
     differ: dict[Id, list[str]] = {}
     pairs = []
+    mine, theirs = known if known is not None else contents(wanted), contents(found)
     for row, id_ in enumerate(wanted.ids):
         other = at.get(id_)
         if other is None:
             differ[id_] = ["missing"]
             continue
         pairs.append((row, other))
-        if wanted.texts[row] != found.texts[other]:
-            differ.setdefault(id_, []).append("text")
-        if not same(wanted.metadata[row], found.metadata[other]):
-            differ.setdefault(id_, []).append("metadata")
+        if mine[row] != theirs[other]:
+            text = wanted.texts[row] != found.texts[other]
+            metadata = not same(wanted.metadata[row], found.metadata[other])
+            differ[id_] = [*(["text"] if text else []), *(["metadata"] if metadata else [])]
     if pairs:
         left = wanted.vectors[[row for row, _ in pairs]]
         right = found.vectors[[row for _, row in pairs]]
