@@ -28,7 +28,7 @@ import whimbrel.owner.owner
 import whimbrel.owner.tasks
 import whimbrel.owner.views
 import whimbrel.stores.lancedb.store
-from crash import points
+from crash import diary, points
 from whimbrel.app import Whimbrel
 from whimbrel.catalog import vectors
 from whimbrel.domain import EmbedKind
@@ -275,6 +275,8 @@ def words_for(task: dict[str, Any]) -> list[str]:
             return ["documents", "purge", *task["documents"], "--wait", "--json"]
         case "backup":
             return ["backup", task["to"], "--overwrite", "--json"]
+        case "move":
+            return ["move", task["do"], "default", *task.get("options", ()), "--json"]
     raise ValueError(task["task"])
 
 
@@ -296,12 +298,19 @@ def restore(order: dict[str, Any]) -> Any:
         return list(whimbrel.restore(order["archive"]).collections)
 
 
+def write(order: dict[str, Any]) -> Any:
+    """Add, change and delete texts until told to stop."""
+    with Whimbrel(order["home"], **order["settings"]) as whimbrel:
+        return diary.keep_writing(whimbrel, Path(order["diary"]), Path(order["stop"]), order["pause"])
+
+
 DEEDS: dict[str, Callable[[dict[str, Any]], Any]] = {
     "work": work,
     "own": own,
     "serve": serve,
     "command": command,
     "search": search,
+    "write": write,
     "restore": restore,
 }
 

@@ -42,6 +42,20 @@ CALLS = {
 }
 """Functions and methods, by short names: `NAME:before` and `NAME:after` are places."""
 
+MOVING = {
+    "move.create": "whimbrel.catalog.moves:create",
+    "move.change": "whimbrel.catalog.moves:change",
+    "move.check": "whimbrel.move.checks:Checker.check",
+    "move.prepared": "whimbrel.move.switching:Switcher._prepared",
+    "move.try": "whimbrel.move.switching:Switcher._try",
+    "move.switch": "whimbrel.catalog.moves:switch",
+    "target.create": "whimbrel.owner.targets:StoreTarget.create",
+    "target.apply": "whimbrel.owner.targets:StoreTarget.apply",
+    "target.bulk": "whimbrel.owner.targets:StoreTarget.end_bulk",
+    "target.drop": "whimbrel.owner.targets:StoreTarget.drop",
+}
+"""The same, of moves: `move.switch` is inside the transaction of the switch, `move.try:after` just after it."""
+
 WRITES = ("write:before", "write:after")
 """Any transaction of the catalog: before and after its commit."""
 
@@ -63,7 +77,7 @@ def arm(place: str, nth: int) -> None:
     if name == "write":
         _arm_writes(here)
     else:
-        _replace(CALLS[name], lambda function: _around(function, here))
+        _replace({**CALLS, **MOVING}[name], lambda function: _around(function, here))
 
 
 def _arm_writes(here: Callable[[str], None]) -> None:

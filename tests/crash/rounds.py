@@ -185,32 +185,8 @@ class Rounds:
         self._tell(owner, "serve", place)
         with suppress(EOFError):
             url = json.loads(owner.wait_for('"url"', 30))["url"]
-            threading.Thread(target=self._ask, args=(owner, url), daemon=True).start()
+            threading.Thread(target=ask_over_http, args=(owner, url, self.log), daemon=True).start()
         return owner
-
-    def _ask(self, owner: Process, url: str) -> None:
-        """Search over HTTP until the process is dead, whose last answer may be cut short."""
-        dice = random.Random(url)
-        while owner.alive:
-            note: dict[str, Any] = {"mode": "http", "from": time.time()}
-            body = json.dumps({"query": " ".join(dice.sample(WORDS, 2)), "top_k": 20}).encode()
-            request = urllib.request.Request(f"{url}/v1/search", body, {"Content-Type": "application/json"})
-            try:
-                with urllib.request.urlopen(request, timeout=60) as answer:
-                    found = json.load(answer)
-                note |= {"uris": [hit["uri"] for hit in found["hits"]], "degraded": found["degraded"]}
-            except urllib.error.HTTPError as error:
-                note["error"] = f"{error.code}: {error.read().decode()}"
-            except (OSError, http.client.HTTPException, ValueError) as error:
-                if owner.alive:
-                    time.sleep(0.2)
-                if not owner.alive:
-                    return
-                note["error"] = f"{type(error).__name__}: {error}"
-            note["to"] = time.time()
-            with self.log.open("a") as out:
-                out.write(json.dumps(note) + "\n")
-            time.sleep(0.05)
 
     def _end_owner(self) -> None:
         if self.owner is not None:
@@ -234,6 +210,31 @@ class Rounds:
         if self.searcher is not None and not self.searcher.alive:
             return [f"the searcher has died: {self.searcher.errors}"]
         return [json.dumps(note) for note in found if "error" in note]
+
+
+def ask_over_http(api: Process, url: str, log: Path) -> None:
+    """Search over HTTP until the process is dead, whose last answer may be cut short; write down what was found."""
+    dice = random.Random(url)
+    while api.alive:
+        note: dict[str, Any] = {"mode": "http", "from": time.time()}
+        body = json.dumps({"query": " ".join(dice.sample(WORDS, 2)), "top_k": 20}).encode()
+        request = urllib.request.Request(f"{url}/v1/search", body, {"Content-Type": "application/json"})
+        try:
+            with urllib.request.urlopen(request, timeout=60) as answer:
+                found = json.load(answer)
+            note |= {"uris": [hit["uri"] for hit in found["hits"]], "degraded": found["degraded"]}
+        except urllib.error.HTTPError as error:
+            note["error"] = f"{error.code}: {error.read().decode()}"
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            if api.alive:
+                time.sleep(0.2)
+            if not api.alive:
+                return
+            note["error"] = f"{type(error).__name__}: {error}"
+        note["to"] = time.time()
+        with log.open("a") as out:
+            out.write(json.dumps(note) + "\n")
+        time.sleep(0.05)
 
 
 def run(folder: Path, seed: int, count: int, *, every: int = 5, seconds: float = math.inf, **settings: Any) -> Figures:

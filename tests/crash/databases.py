@@ -1,0 +1,102 @@
+"""The databases that collections are moved between: real ones, of which the servers can be killed."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import sqlite3
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from chroma_server import ChromaServer
+from own_postgres import OwnPostgres, own_postgres
+
+NAMES = ("lancedb", "postgres", "chroma folder", "chroma server")
+SERVERS = ("postgres", "chroma server")
+_VIEW = re.compile(r"c\d+-v\d+-[0-9a-f]{6}")
+
+
+@dataclass(slots=True)
+class Databases:
+    home: Path
+    postgres: OwnPostgres
+    chroma: ChromaServer
+    kills: int = 0
+    due: dict[str, float] = field(default_factory=dict)
+    """Servers that were killed, and when they come back."""
+    outages: list[tuple[float, float]] = field(default_factory=list)
+    """When one was away: from, until."""
+
+    def uri(self, name: str) -> str:
+        uris = {"lancedb": "lancedb:", "postgres": self.postgres.uri, "chroma folder": "chroma:"}
+        return uris.get(name, self.chroma.uri)
+
+    def name(self, uri: str) -> str:
+        return next(name for name in NAMES if self.uri(name) == uri)
+
+    def kill(self, name: str, away_s: float) -> None:
+        if name in self.due:
+            return
+        self._server(name).kill()
+        self.kills += 1
+        self.due[name] = time.time() + away_s
+        self.outages.append((time.time(), math.inf))
+
+    def revive(self, *, at_once: bool = False) -> bool:
+        """Start those whose time has come again. Returns whether all are there."""
+        for name, at in list(self.due.items()):
+            if at_once or time.time() >= at:
+                self._server(name).start()
+                del self.due[name]
+        if not self.due:
+            self.outages = [(since, min(until, time.time())) for since, until in self.outages]
+        return not self.due
+
+    def views(self) -> set[str]:
+        """The names of the views whose data, or part of it, lies in any of them."""
+        found = {path.name for path in (self.home / "views").glob("*")}
+        tables = {
+            str(row[0]) for row in self.postgres.run("SELECT tablename FROM pg_tables WHERE schemaname = 'whimbrel'")
+        }
+        if "positions" in tables:
+            tables |= {str(row[0]) for row in self.postgres.run("SELECT view FROM whimbrel.positions")}
+        found |= tables
+        url = (
+            f"http://127.0.0.1:{self.chroma.port}/api/v2/tenants/default_tenant/databases/default_database/collections"
+        )
+        with urllib.request.urlopen(url, timeout=30) as answer:
+            found |= {one["name"] for one in json.load(answer)}
+        found |= self._in_folder()
+        return {match.group() for match in map(_VIEW.search, found) if match}
+
+    def _in_folder(self) -> set[str]:
+        folder = self.home / "chroma"
+        if not (folder / "chroma.sqlite3").exists():
+            return set()
+        with closing(sqlite3.connect(f"{(folder / 'chroma.sqlite3').as_uri()}?mode=ro", uri=True)) as database:
+            names = {row[0] for row in database.execute("SELECT name FROM collections")}
+            segments = {row[0] for row in database.execute("SELECT id FROM segments")}
+        stray = {path.name for path in folder.iterdir() if path.is_dir()} - segments
+        assert not stray, f"index folders of no collection: {stray}"
+        return names
+
+    def _server(self, name: str) -> OwnPostgres | ChromaServer:
+        return self.postgres if name == "postgres" else self.chroma
+
+
+@contextmanager
+def databases(folder: Path, home: Path) -> Iterator[Databases]:
+    with own_postgres() as postgres:
+        chroma = ChromaServer(folder / "chroma-server")
+        chroma.start()
+        made = Databases(home, postgres, chroma)
+        try:
+            yield made
+        finally:
+            made.revive(at_once=True)  # which stops Postgres in order
+            chroma.kill()
