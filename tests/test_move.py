@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,21 @@ from running import DEADLINE_S, Toy, until
 from whimbrel.app import Whimbrel
 from whimbrel.catalog import moves, processes
 from whimbrel.catalog.moves import Move
-from whimbrel.domain import MoveState, ViewState
-from whimbrel.errors import BadInput, ConfigError, Conflict, MoveNotFound, RowRefused, SpaceMismatch, StoreUnavailable
+from whimbrel.domain import Job, MoveState, ViewState
+from whimbrel.errors import (
+    BadInput,
+    ConfigError,
+    Conflict,
+    MoveNotFound,
+    RowRefused,
+    SpaceMismatch,
+    StoreUnavailable,
+    WhimbrelError,
+)
 from whimbrel.models.embedders import resolve
 from whimbrel.move import switching
+from whimbrel.move.checks import Checker
+from whimbrel.move.switching import Switcher
 from whimbrel.stores.base import Records, StoreInfo
 
 pytestmark = pytest.mark.timeout(180)
@@ -395,6 +407,25 @@ class TestATargetThatFails:
         home.finish(job, timeout_s=DEADLINE_S)
         assert home.move("default").state is MoveState.READY
 
+    def test_it_is_away_while_it_is_verified(self, home: Whimbrel, monkeypatch: pytest.MonkeyPatch) -> None:
+        """An outage says nothing of the rows: the move waits for its end, and does not fail."""
+        scan = MemoryStore.scan
+        said = "The database does not answer."
+
+        def moody(self: MemoryStore, *args: Any, **options: Any) -> AsyncIterator[Any]:
+            if said:
+                raise StoreUnavailable(said, "Wait.")
+            return scan(self, *args, **options)
+
+        monkeypatch.setattr(MemoryStore, "scan", moody)
+        _, job = home.start_move("default", to="other://here/db")
+        until(lambda: said in home.move("default").error, "the move says why it stands still")
+        assert home.move("default").state is MoveState.VERIFYING
+        said = ""
+        home.finish(job, timeout_s=DEADLINE_S)
+        move = home.move("default")
+        assert (move.state, move.error) == (MoveState.READY, "")
+
     def test_it_cannot_hold_so_many_dimensions(self, home: Whimbrel, monkeypatch: pytest.MonkeyPatch) -> None:
         describe = MemoryStore.describe
 
@@ -510,3 +541,124 @@ def test_a_source_that_does_not_answer_can_be_left(home: Whimbrel, monkeypatch: 
 
 def add_without_waiting(home: Whimbrel) -> None:
     home.add([{"id": "fish0", "text": note("fish", 0)}], wait="job")
+
+
+# --- several things at once ------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def switching_waits(home: Whimbrel, move: Move) -> Iterator[Job]:
+    """A switch that has been asked for, and waits for a process until the block ends."""
+    far = {"host": "far", "pid": 7}
+    with home.catalog.write() as connection:
+        processes.seen(connection, "far:7", far, [], "")
+    job = home.switch_move(move)
+    until(lambda: home.job(job.id).progress.get("waiting_for"), "the switch waits for the process")
+    yield job
+    with home.catalog.write() as connection:
+        processes.seen(connection, "far:7", far, [move.target_store or 0], "")
+
+
+def test_an_abort_while_the_switch_waits_stands(home: Whimbrel) -> None:
+    move = moved(home)
+    with switching_waits(home, move) as job:
+        home.abort_move(move)
+    with pytest.raises(Conflict, match="is aborted: only one that is ready can be switched"):
+        home.finish(job, timeout_s=DEADLINE_S)
+    assert home.move("default").state is MoveState.ABORTED
+    assert live(home)["uri"] == "lancedb:"
+
+
+def test_what_is_being_compared_again_is_not_switched(home: Whimbrel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else the comparison, when it ends, would call a move ready whose target is live: an abort would drop that."""
+    move = moved(home)
+    check, go_on = Checker.check, threading.Event()
+
+    async def slow(self: Checker, move: Move, *, mend: bool = False) -> dict[str, Any]:
+        await asyncio.to_thread(go_on.wait)
+        return await check(self, move, mend=mend)
+
+    monkeypatch.setattr(Checker, "check", slow)
+    try:
+        with switching_waits(home, move) as switch:
+            verify = home.verify_move(move)
+            until(lambda: home.move("default").state is MoveState.VERIFYING, "it is being compared")
+        with pytest.raises(Conflict, match="is verifying: only one that is ready can be switched"):
+            home.finish(switch, timeout_s=DEADLINE_S)
+    finally:
+        go_on.set()
+    home.finish(verify, timeout_s=DEADLINE_S)
+    assert home.move("default").state is MoveState.READY
+    assert live(home)["uri"] == "lancedb:"
+    assert switched(home, move).state is MoveState.SWITCHED
+
+
+def test_a_switch_whose_end_was_not_noted_is_not_refused_when_it_is_done_again(
+    home: Whimbrel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when the owner is killed just after it."""
+    switch, cut_off = Switcher.switch, [False, True]
+
+    async def interrupted(self: Switcher, move: Move, *, back: bool = False) -> Move:
+        done = await switch(self, move, back=back)
+        if back in cut_off:
+            cut_off.remove(back)
+            raise StoreUnavailable("Killed.", "")
+        return done
+
+    monkeypatch.setattr(Switcher, "switch", interrupted)
+    move = switched(home, moved(home))
+    assert move.state is MoveState.SWITCHED
+    home.finish(home.rollback_move(move), timeout_s=DEADLINE_S)
+    assert home.move("default").state is MoveState.ROLLED_BACK
+    assert not cut_off
+
+
+def test_what_is_asked_of_a_move_as_it_was_before_is_refused(home: Whimbrel) -> None:
+    _, job = home.start_move("default", to="lancedb:elsewhere", rate=8)
+    copying = until(lambda: home.move("default"), "a move")
+    home.abort_move(copying)
+    failed = replace(copying, state=MoveState.FAILED, checks={"views": [{}]})
+    for ask, as_it_was in ((home.pause_move, copying), (home.resume_move, failed), (home.accept_move, failed)):
+        with pytest.raises(Conflict, match="is aborted"):
+            ask(as_it_was)  # type: ignore[operator]
+    home.finish(job, timeout_s=DEADLINE_S)
+    assert home.move("default").state is MoveState.ABORTED
+
+
+def test_rows_that_come_while_both_sides_are_searched_disturb_nothing(
+    home: Whimbrel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both sides are asked the same, and judged by what was right for that."""
+    compared = Checker._rows
+
+    async def disturbed(self: Checker, *args: Any) -> Any:
+        found = await compared(self, *args)
+        await asyncio.to_thread(add, home, "fish", NOTES)
+        return found
+
+    monkeypatch.setattr(Checker, "_rows", disturbed)
+    move = moved(home)
+    assert (move.state, move.error) == (MoveState.READY, "")
+    searched = move.checks["search"]
+    assert searched["source"]["queries"] == searched["target"]["queries"]
+    assert searched["source"]["recall@10"] == searched["target"]["recall@10"]
+
+
+def test_a_defect_in_a_comparison_ends_it_visibly(home: Whimbrel, monkeypatch: pytest.MonkeyPatch) -> None:
+    check = Checker.check
+
+    async def broken(self: Checker, move: Move, *, mend: bool = False) -> dict[str, Any]:
+        raise ZeroDivisionError("a text that must not be told")
+
+    monkeypatch.setattr(Checker, "check", broken)
+    with pytest.raises(WhimbrelError, match="ZeroDivisionError inside job move"):
+        moved(home)
+    move = home.move("default")
+    assert move.state is MoveState.FAILED
+    assert "ZeroDivisionError inside the comparison" in move.error
+    assert "must not be told" not in move.error
+    monkeypatch.setattr(Checker, "check", check)
+    _, job = home.resume_move(move)
+    home.finish(job, timeout_s=DEADLINE_S)
+    assert home.move("default").state is MoveState.READY

@@ -18,7 +18,6 @@ SEED = int(os.environ.get("CRASH_SEED", "1"))
 
 @pytest.mark.soak
 def test_hundreds_of_moves(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    figures = run(tmp_path, SEED, ROUNDS, seconds=SECONDS)
     with capsys.disabled():
-        print(f"\nseed {SEED}: {figures}")
+        figures = run(tmp_path, SEED, ROUNDS, seconds=SECONDS)
     assert figures.kills.total() > figures.rounds / 2

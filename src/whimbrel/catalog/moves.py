@@ -98,6 +98,13 @@ def get(connection: Connection, move_id: str) -> Move:
     return _move(row)
 
 
+def lock(connection: Connection, move_id: str) -> Move:
+    """As `get`; nobody else changes its row in this transaction. Whoever decides by its state and then changes it reads
+    it so: a person may abort it, or a job switch it, at any time."""
+    connection.execute(select(t.moves.c.id).where(t.moves.c.id == move_id).with_for_update())
+    return get(connection, move_id)
+
+
 def latest(connection: Connection, collection: Collection) -> Move:
     """The last move of a collection. Raises `MoveNotFound`."""
     of = _MOVES.where(t.moves.c.collection_id == collection.id)

@@ -11,7 +11,7 @@ from whimbrel.catalog.engine import now
 from whimbrel.catalog.moves import Move
 from whimbrel.catalog.processes import Process
 from whimbrel.domain import MoveState, ViewState
-from whimbrel.errors import Conflict, ViewDamaged
+from whimbrel.errors import Conflict, StoreUnavailable, ViewDamaged
 from whimbrel.owner.owner import Owner
 from whimbrel.owner.runner import JobContext
 from whimbrel.owner.tasks import follower_of
@@ -33,6 +33,8 @@ class Switcher:
 
     async def switch(self, move: Move, *, back: bool = False) -> Move:
         """Make the target live, or with `back` the source again. Raises `Conflict`; then nothing was switched."""
+        if self._context.cursor.get("switched"):  # by an owner that was killed before it could say so
+            return move
         self._check(move, back=back)
         views = move.sources if back else move.targets
         await self._count(move, views, back=back)
@@ -75,7 +77,7 @@ class Switcher:
         for key in views:
             try:
                 follower = await follower_of(self._owner, key)  # an owner that has just begun has not opened it yet
-            except ViewDamaged as error:
+            except StoreUnavailable as error:
                 hint = "Switch again when `whimbrel status` shows no error."
                 raise Conflict(f"{error.message} Nothing was switched.", hint) from error
             try:
@@ -110,17 +112,20 @@ class Switcher:
             return [one for one in processes.present(connection) if not views <= set(one.prepared)]
 
     def _change(self, move_id: str, state: MoveState, **values: Any) -> None:
+        """Unless the move is no longer to be switched: it was aborted, or is being verified again."""
         with self._catalog.write(fence=self._context.fence) as connection:
+            self._check(moves.lock(connection, move_id), back=False)
             moves.change(connection, move_id, state=state, **values)
 
     def _try(self, move_id: str, back: bool) -> Move | None:
         """The switch itself; None while the view is behind the one that it takes the place of."""
         with self._catalog.write(fence=self._context.fence) as connection:
-            move = moves.get(connection, move_id)
-            log.lock(connection, move.collection_id)
+            log.lock(connection, moves.get(connection, move_id).collection_id)
+            move = moves.lock(connection, move_id)
+            self._check(move, back=back)
             collection = collections.by_id(connection, move.collection_id)
-            if collection is None or move.state.ended:
-                raise Conflict(f"Move {move_id} has been ended meanwhile. Nothing was switched.")
+            if collection is None:
+                raise Conflict(f"The collection of move {move_id} has been deleted. Nothing was switched.")
             live = {collection.store_view_id, collection.lexicon_view_id}
             pairs = zip(move.sources, move.targets, strict=False)
             for source, target in pairs:
@@ -133,6 +138,7 @@ class Switcher:
                 if new.view.position < old.view.position:
                     return None
             moves.switch(connection, move, back=back)
+            self._context.checkpoint_in(connection, cursor={"switched": True})
             state = MoveState.ROLLED_BACK if back else MoveState.SWITCHED
             return moves.change(connection, move_id, state=state, error="", hint="")
 

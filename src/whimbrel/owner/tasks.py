@@ -14,7 +14,7 @@ from whimbrel.catalog.collections import ViewRow
 from whimbrel.catalog.engine import now
 from whimbrel.config import mask_url
 from whimbrel.domain import ViewState
-from whimbrel.errors import ConfigError, Conflict, NotFound, ViewDamaged
+from whimbrel.errors import ConfigError, Conflict, NotFound, StoreUnavailable, ViewDamaged
 from whimbrel.owner.compare import Comparison, compare
 from whimbrel.owner.follower import Follower
 from whimbrel.owner.owner import Owner
@@ -88,10 +88,9 @@ async def follower_of(owner: Owner, key: int) -> Follower:
         if row.view.state in (ViewState.RETIRED, ViewState.FROZEN):
             raise Conflict(f"View {key} is {row.view.state}: it does not follow the log.", "Verify a live view.")
         await asyncio.sleep(0.1)
-    raise ViewDamaged(
-        f"View {key} cannot be opened: {row.view.error or 'its database does not answer'}.",
-        "The catalog holds everything: `whimbrel view rebuild` makes it anew.",
-    )
+    said = row.view.error.rstrip(".") or "its database does not answer"
+    hint = "The catalog holds everything: `whimbrel view rebuild` makes it anew."
+    raise StoreUnavailable(f"View {key} cannot be opened: {said}.", hint)
 
 
 async def rebuild_view(context: JobContext) -> Mapping[str, Any]:

@@ -211,27 +211,33 @@ class Moves(Content):
 
     def pause_move(self, move: Move) -> Move:
         """Write nothing more to the target until `resume_move`. The log is kept for it meanwhile."""
-        if move.state not in _PAUSABLE:
-            raise Conflict(
-                f"Move {move.id} is {move.state}: only one that copies can be paused. Nothing was changed.",
-                "`whimbrel move abort` ends a move before its switch.",
-            )
-        return self._change(move, paused=True)
+        with self.catalog.write() as connection:
+            current = moves.lock(connection, move.id)
+            if current.state not in _PAUSABLE:
+                raise Conflict(
+                    f"Move {move.id} is {current.state}: only one that copies can be paused. Nothing was changed.",
+                    "`whimbrel move abort` ends a move before its switch.",
+                )
+            changed = moves.change(connection, move.id, paused=True)
+        self._wake()
+        return changed
 
     def resume_move(self, move: Move, *, rate: float | None = None) -> tuple[Move, Job]:
         """Go on with a move that was paused or has failed: rows found to differ are written again, and compared."""
-        failed = move.state is MoveState.FAILED
-        if not failed and move.state not in (*_PAUSABLE, MoveState.VERIFYING):
-            raise Conflict(f"Move {move.id} is {move.state}: there is nothing to go on with. Nothing was changed.")
         with self.catalog.write() as connection:
+            current = moves.lock(connection, move.id)
+            failed = current.state is MoveState.FAILED
+            if not failed and current.state not in (*_PAUSABLE, MoveState.VERIFYING):
+                said = f"Move {move.id} is {current.state}: there is nothing to go on with. Nothing was changed."
+                raise Conflict(said)
             values: dict[str, Any] = {"paused": False, "error": "", "hint": ""}
             if failed:
                 standing = all(
-                    collections.view(connection, key).view.state is ViewState.STANDBY for key in move.targets
+                    collections.view(connection, key).view.state is ViewState.STANDBY for key in current.targets
                 )
                 values["state"] = MoveState.VERIFYING if standing else MoveState.COPYING
             if rate is not None:
-                values["request"] = {**moves.as_json(move.request), "rate": rate}
+                values["request"] = {**moves.as_json(current.request), "rate": rate}
             changed = moves.change(connection, move.id, **values)
             job = self._enqueue_move(connection, changed, "build", mend=failed)
         self._wake()
@@ -243,14 +249,18 @@ class Moves(Content):
 
     def accept_move(self, move: Move) -> Move:
         """Make a move ready although it differs, or rows cannot go: what its checks name is accepted."""
-        if move.state is not MoveState.FAILED or not move.checks.get("views"):
-            raise Conflict(
-                f"Move {move.id} is {move.state}: there is nothing to accept. Nothing was changed.",
-                "Only differences that verifying has named can be accepted.",
-            )
-        if any("damage" in view for view in move.checks["views"]):
-            raise Conflict(f"Move {move.id}: the target cannot be read. That cannot be accepted.", move.hint)
-        return self._change(move, state=MoveState.READY, accepted=True, error="", hint="")
+        with self.catalog.write() as connection:
+            current = moves.lock(connection, move.id)
+            if current.state is not MoveState.FAILED or not current.checks.get("views"):
+                raise Conflict(
+                    f"Move {move.id} is {current.state}: there is nothing to accept. Nothing was changed.",
+                    "Only differences that verifying has named can be accepted.",
+                )
+            if any("damage" in view for view in current.checks["views"]):
+                raise Conflict(f"Move {move.id}: the target cannot be read. That cannot be accepted.", current.hint)
+            changed = moves.change(connection, move.id, state=MoveState.READY, accepted=True, error="", hint="")
+        self._wake()
+        return changed
 
     def switch_move(self, move: Move) -> Job:
         """Let searches read the target, when every process has it open. One row changes."""
@@ -263,7 +273,7 @@ class Moves(Content):
     def finalise_move(self, move: Move) -> Move:
         """Give up the way back: the old view is no longer fed. Its data stays until `view drop`."""
         with self.catalog.write() as connection:
-            current = moves.get(connection, move.id)
+            current = moves.lock(connection, move.id)
             if current.state is not MoveState.SWITCHED:
                 hint = (
                     "It was rolled back: `whimbrel move abort` drops its target, `move switch` switches again."
@@ -282,7 +292,7 @@ class Moves(Content):
     def abort_move(self, move: Move) -> Move:
         """End a move before its switch (or after it was rolled back). What it made is dropped; nothing else is."""
         with self.catalog.write() as connection:
-            current = moves.get(connection, move.id)
+            current = moves.lock(connection, move.id)
             if current.state.ended:
                 raise Conflict(f"Move {move.id} is {current.state} already. Nothing was changed.")
             if current.state is MoveState.SWITCHED:
@@ -306,12 +316,6 @@ class Moves(Content):
             job = self._enqueue_move(connection, move, what)
         self._wake()
         return job
-
-    def _change(self, move: Move, **values: Any) -> Move:
-        with self.catalog.write() as connection:
-            changed = moves.change(connection, move.id, **values)
-        self._wake()
-        return changed
 
     def _enqueue_move(self, connection: Connection, move: Move, what: str, **args: Any) -> Job:
         """The job that does it: the one that is at it already, or a new one."""
