@@ -73,7 +73,7 @@ def contents(rows: Rows) -> list[bytes]:
 def digests(rows: Rows, contents: Sequence[bytes]) -> list[bytes]:
     """16 bytes for each row, of everything in it: two rows have the same exactly when they are the same."""
     width = 4 * rows.vectors.shape[1]
-    packed = memoryview(np.ascontiguousarray(rows.vectors)).cast("B")
+    packed = np.ascontiguousarray(rows.vectors).reshape(-1).view(np.uint8).data
     found = []
     for row, content in enumerate(contents):
         hashed = blake2b(content, digest_size=16)
