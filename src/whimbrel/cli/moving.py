@@ -41,6 +41,29 @@ Rate = Annotated[float, typer.Option(min=0, metavar="ROWS_PER_S", help="Rows cop
 
 
 @app.command()
+def plan(
+    collection: Name, to: To = None, embedder: Embedder = None, chunking: Cut = None, as_json: AsJson = False
+) -> None:
+    """Say what a move would take and lose, how long it would be, and the disk that it needs. Changes nothing."""
+    from whimbrel.cli import planned
+
+    progress = Progress(quiet=as_json)
+    with opened() as whimbrel:
+        try:
+            found = whimbrel.plan_move(
+                collection, to=to, embedder=embedder, chunking=chunking, on_progress=progress.doing
+            )
+        finally:
+            progress.end()
+    if as_json:
+        out.data(found.as_dict())
+        return
+    planned.show(found)
+    if not found.stopped:
+        out.note("Nothing was changed. `whimbrel move start` with the same options begins.")
+
+
+@app.command()
 def start(
     collection: Name,
     to: To = None,

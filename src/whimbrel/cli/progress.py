@@ -66,6 +66,10 @@ class Progress:
         pace = f", {did / took:,.0f} rows/s, {_left((total - done) * took / did)} left" if did and took > 1 else ""
         self._show(f"{what}: {done:,} of {total:,}{pace}" if total else what)
 
+    def doing(self, what: str) -> None:
+        """For steps that are not counted."""
+        self._show(what)
+
     def end(self) -> None:
         if self._silent or not self._standing:
             return

@@ -5,13 +5,11 @@ from __future__ import annotations
 import asyncio
 from abc import abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Connection
 
-from whimbrel.catalog import collections, jobs, moves, rows, vectors
-from whimbrel.catalog.collections import Collection, ViewRow
+from whimbrel.catalog import collections, jobs, moves, sizes, vectors
 from whimbrel.catalog.moves import Move, Reject, Request
 from whimbrel.config import mask_url
 from whimbrel.config.values import canonical_store, without_credentials
@@ -19,34 +17,16 @@ from whimbrel.domain import Job, MoveState, Space, ViewState
 from whimbrel.errors import BadInput, ConfigError, Conflict, SpaceMismatch
 from whimbrel.ingest.chunk import Chunking, check_readable
 from whimbrel.models.embedders.base import Embedder
+from whimbrel.move.plan import Plan, Planner, Tell, cheap
 from whimbrel.move.shown import as_dict
+from whimbrel.move.wish import Wish
 from whimbrel.owner.forgetting import forget_later
 from whimbrel.owner.succession import drop_later
 from whimbrel.service.content import Content
-from whimbrel.stores.base import Reach
+from whimbrel.stores.base import Reach, Store
 from whimbrel.stores.resolve import open_store, parse_uri, same_place
 
 _PAUSABLE = (MoveState.COPYING, MoveState.CATCHING_UP)
-
-
-@dataclass(frozen=True, slots=True)
-class Wish:
-    """A move that could be: what it goes from and to."""
-
-    collection: Collection
-    store: ViewRow
-    request: Request
-    space: Space
-    source_space: Space
-    source_chunking: str
-
-    @property
-    def other_space(self) -> bool:
-        return self.space.key != self.source_space.key
-
-    @property
-    def other_chunking(self) -> bool:
-        return self.request.chunking != self.source_chunking
 
 
 class Moves(Content):
@@ -80,22 +60,42 @@ class Moves(Content):
             raise BadInput(f"The rate is {rate}; rows per second are 0 (no limit) or more.")
         wish = self.wish(collection, to=to, embedder=embedder, chunking=chunking, rate=rate, auto_switch=auto_switch)
         self.check_target(wish)
+        with self.catalog.read() as connection:
+            plan = cheap(sizes.sizes(connection, wish.collection.id, wish.store.view.chunking_id), wish)
         with self.catalog.write() as connection:
             found = collections.find(connection, collection)
             space_id = vectors.space_id(connection, wish.space, wish.request.embedder)
             chunking_id = collections.chunking_id(connection, wish.request.chunking)
-            count = rows.count_chunks(connection, found.id, wish.store.view.chunking_id)
-            move = moves.create(
-                connection,
-                found,
-                wish.request,
-                space_id=space_id,
-                chunking_id=chunking_id,
-                plan={"rows": count},
-            )
+            move = moves.create(connection, found, wish.request, space_id=space_id, chunking_id=chunking_id, plan=plan)
             job = self._enqueue_move(connection, move, "build")
         self._wake()
         return move, job
+
+    def plan_move(
+        self,
+        collection: str,
+        *,
+        to: str | None = None,
+        embedder: str | None = None,
+        chunking: str | None = None,
+        on_progress: Tell | None = None,
+    ) -> Plan:
+        """What such a move would take, and lose. Changes nothing; a sample is written to a scratch table, which is
+        dropped: in a folder of its own where the target is a folder, so that this works whoever has it open.
+
+        Raises as `start_move` does; what only the target cannot hold is in the plan's losses.
+        """
+        wish = self.wish(collection, to=to, embedder=embedder, chunking=chunking)
+        model = self.embedder(wish.request.embedder)
+        planner = Planner(
+            self.catalog,
+            wish,
+            lambda uri, table, space: self._open(uri, table, space, read_only=False),
+            model,
+            self.home.path,
+            on_progress or (lambda what: None),
+        )
+        return asyncio.run(planner.plan())
 
     def wish(
         self,
@@ -140,19 +140,11 @@ class Moves(Content):
                 "Nothing was begun.",
                 "`whimbrel view rebuild` makes its view anew in the same place.",
             )
-        return Wish(found, store, request, space, source_space, source_chunking)
+        return Wish(found, store, request, space, source_space, source_spec, source_chunking)
 
     def check_target(self, wish: Wish) -> None:
         """Whether the target can be reached, and can hold vectors of that many dimensions."""
-        store = open_store(
-            wish.request.uri,
-            "whimbrel-probe",
-            wish.space,
-            base=self.home.path,
-            read_only=True,
-            reach=Reach(*self.settings.stores.reach),
-            configured=self.settings.configured_stores(),
-        )
+        store = self._open(wish.request.uri, "whimbrel-probe", wish.space, read_only=True)
         info = store.describe()
         if info.max_dimensions is not None and wish.space.dimensions > info.max_dimensions:
             raise SpaceMismatch(
@@ -169,6 +161,17 @@ class Moves(Content):
 
         if not info.single_process:  # which the owner may have open
             asyncio.run(reach())
+
+    def _open(self, uri: str, table: str, space: Space, *, read_only: bool) -> Store:
+        return open_store(
+            uri,
+            table,
+            space,
+            base=self.home.path,
+            read_only=read_only,
+            reach=Reach(*self.settings.stores.reach),
+            configured=self.settings.configured_stores(),
+        )
 
     def _target_uri(self, to: str) -> str:
         parse_uri(to)

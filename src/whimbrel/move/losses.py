@@ -1,0 +1,110 @@
+"""What a target cannot hold, or does otherwise than the source: the loss report of a plan."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from whimbrel.domain import Space
+from whimbrel.filters.grammar import OPERATORS
+from whimbrel.move.trial import TOLERANCE
+from whimbrel.move.wish import Wish
+from whimbrel.stores.base import StoreInfo
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    what: str
+    """A word for programs: `dimensions`, `metric`, `vectors`, `filters`, `processes`, `batches`, `cannot`, `rows`,
+    `texts`, `model`."""
+    said: str
+    stops: bool = False
+    """The move would not begin, or not become ready, as things are."""
+
+
+def of_store(wish: Wish, source: StoreInfo, target: StoreInfo) -> list[Loss]:
+    """From what both stores say of themselves; nothing is asked of their databases."""
+    found = [
+        *_dimensions(wish, target),
+        *_metric(source, target),
+        *_vectors(wish.space, source, target),
+        *_filters(source, target),
+        *_processes(source, target),
+        *_batches(target),
+    ]
+    new = [one for one in target.cannot if one not in source.cannot]
+    return found + [Loss("cannot", f"{target.name} cannot do this, and {source.name} can: {one}.") for one in new]
+
+
+def _dimensions(wish: Wish, target: StoreInfo) -> list[Loss]:
+    most = target.max_dimensions
+    if most is None or wish.space.dimensions <= most:
+        return []
+    said = f"{target.name} holds vectors of up to {most:,} dimensions; {wish.request.embedder!r} makes "
+    return [Loss("dimensions", f"{said}{wish.space.dimensions:,}.", stops=True)]
+
+
+def _metric(source: StoreInfo, target: StoreInfo) -> list[Loss]:
+    if source.metric is target.metric:
+        return []
+    return [Loss("metric", f"Searches measure {target.metric} instead of {source.metric}; scores stay 0..1.")]
+
+
+def _vectors(space: Space, source: StoreInfo, target: StoreInfo) -> list[Loss]:
+    if target.exact_vectors:
+        return []
+    said = f"Vectors are kept within {TOLERANCE:g} of each component, not bit for bit; they are verified so."
+    found = [Loss("vectors", said)] if source.exact_vectors else []
+    if not space.normalised:
+        length = "brought to length 1: a later move reads them from the catalog, which keeps them as they are."
+        found.append(Loss("vectors", f"{target.name}'s vectors are {length}"))
+    return found
+
+
+def _filters(source: StoreInfo, target: StoreInfo) -> list[Loss]:
+    """Operators that the source answers itself and the target does not."""
+    lost = sorted(OPERATORS & source.filter_operators - target.filter_operators)
+    if not lost:
+        return []
+    said = f"Filters with {', '.join(lost)} are answered through ids from the catalog, up to {target.max_ids:,} of them"
+    return [Loss("filters", f"{said}; one that keeps more chunks is refused.")]
+
+
+def _processes(source: StoreInfo, target: StoreInfo) -> list[Loss]:
+    if not target.single_process or source.single_process:
+        return []
+    said = f"{target.name} is opened by one process: the owner, to which the others of this home send their searches."
+    return [Loss("processes", said)]
+
+
+def _batches(target: StoreInfo) -> list[Loss]:
+    rows, size = target.max_batch_rows, target.max_batch_bytes
+    limits = [f"{rows:,} rows"] if rows is not None else []
+    limits += [f"{size:,} bytes"] if size is not None else []
+    if not limits:
+        return []
+    return [Loss("batches", f"One write takes at most {' and '.join(limits)}: batches are cut to that.")]
+
+
+def of_rows(refused: Sequence[tuple[str, str]], changed: Sequence[str], sampled: int) -> list[Loss]:
+    """From rows that were written to a scratch table and read again. `refused`: (document's URI, reason)."""
+    found = []
+    if refused:
+        said = f"Of {sampled:,} rows that were tried, the largest among them, {len(refused):,} are refused: "
+        named = "; ".join(dict.fromkeys(f"{uri}: {reason}" for uri, reason in refused[:3]))
+        found.append(Loss("rows", f"{said}{named}", stops=True))
+    if changed:
+        said = f"Of {sampled:,} rows that were tried, {len(changed):,} came back changed, of: "
+        found.append(Loss("rows", f"{said}{', '.join(dict.fromkeys(changed[:3]))}.", stops=True))
+    return found
+
+
+def of_model(wish: Wish, long: int, documents: Sequence[str], *, more: bool) -> list[Loss]:
+    """Chunks that the new model cannot read whole: they would have no vector."""
+    if not long:
+        return []
+    at_least = "At least " if more else ""
+    said = f"{at_least}{long:,} chunks are longer than the {wish.space.max_tokens:,} tokens that "
+    named = ", ".join(documents)
+    out = "They would be found by words alone; choose a smaller --chunking to embed them too."
+    return [Loss("texts", f"{said}{wish.request.embedder!r} reads, in: {named}. {out}")]

@@ -1,0 +1,29 @@
+"""A move that could be: what a collection would go from and to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from whimbrel.catalog.collections import Collection, ViewRow
+from whimbrel.catalog.moves import Request
+from whimbrel.domain import Space
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    collection: Collection
+    store: ViewRow
+    """The live store view."""
+    request: Request
+    space: Space
+    source_space: Space
+    source_embedder: str
+    source_chunking: str
+
+    @property
+    def other_space(self) -> bool:
+        return self.space.key != self.source_space.key
+
+    @property
+    def other_chunking(self) -> bool:
+        return self.request.chunking != self.source_chunking
