@@ -44,11 +44,11 @@ def as_dict(connection: Connection, move: Move) -> dict[str, Any]:
         "accepted": move.accepted,
         "rejects": sum(_rejects(connection, key) for key in move.targets),
         "position": move.position,
-        "history": [{"state": state, "at": _iso(at)} for state, at in move.history],
+        "history": [{"state": state, "at": iso(at)} for state, at in move.history],
         "error": move.error,
         "hint": move.hint,
-        "created_at": _iso(move.created_at),
-        "updated_at": _iso(move.updated_at),
+        "created_at": iso(move.created_at),
+        "updated_at": iso(move.updated_at),
     }
 
 
@@ -80,5 +80,5 @@ def _rate(move: Move) -> float:
     return (last["rows"] - first["rows"]) / took if took > 0 else 0.0
 
 
-def _iso(at: float) -> str:
+def iso(at: float) -> str:
     return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds")

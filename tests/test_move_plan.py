@@ -1,0 +1,389 @@
+"""The plan of a move: it tells what there is, what would be lost and what it takes, and changes nothing."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sqlalchemy import create_engine, select, text
+from tests.memory_store import TABLES, MemoryStore
+
+from commands import Shell
+from running import Toy, count, files, paragraphs
+from running import chunks as spans
+from whimbrel.app import Whimbrel
+from whimbrel.catalog import tables as t
+from whimbrel.cli import planned
+from whimbrel.domain import Space
+from whimbrel.errors import (
+    BadInput,
+    CollectionNotFound,
+    ConfigError,
+    RowRefused,
+    StoreUnavailable,
+)
+from whimbrel.models.embedders import resolve
+from whimbrel.move.plan import Plan
+from whimbrel.move.trial import folder_of
+from whimbrel.stores.base import Records, StoreInfo
+from whimbrel.stores.metrics import Metric
+
+SERVER = "other://here/db"
+
+
+@pytest.fixture(scope="module")
+def every_toy() -> Iterator[dict[str, Toy]]:
+    made = {"one": Toy(), "two": Toy(model="two"), "wide": Toy(model="wide", dimensions=96)}
+    with pytest.MonkeyPatch.context() as patch:
+        for name, toy in made.items():
+            patch.setitem(resolve._PROVIDERS, name, lambda _model, _threads, toy=toy: toy)
+        yield made
+
+
+@pytest.fixture
+def toys(every_toy: dict[str, Toy]) -> dict[str, Toy]:
+    """Embedders by name: `one`, `two` (of another space), `wide` (of more dimensions)."""
+    for toy in every_toy.values():
+        toy.out = ""
+        toy.given.clear()
+        toy._space = replace(toy._space, max_tokens=512)
+    return every_toy
+
+
+@pytest.fixture(scope="module")
+def thirty(every_toy: dict[str, Toy], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Whimbrel]:
+    """Thirty documents of two chunks each; the scheme `other` is a store in memory that stands for a server."""
+    folder = tmp_path_factory.mktemp("thirty")
+    about = folder / "packages" / "other-1.dist-info"
+    about.mkdir(parents=True)
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: other\nVersion: 1\n")
+    (about / "entry_points.txt").write_text("[whimbrel.stores]\nother = tests.memory_store:MemoryStore\n")
+    with pytest.MonkeyPatch.context() as patch, Whimbrel(home=folder / "home", embedder="one") as whimbrel:
+        patch.syspath_prepend(folder / "packages")
+        whimbrel.add(
+            [
+                {"id": f"d{number}", "text": paragraphs(f"{number}a", f"{number}b"), "metadata": {"n": number}}
+                for number in range(30)
+            ]
+        )
+        whimbrel.wait_for_head("default")
+        yield whimbrel
+
+
+@pytest.fixture
+def home(thirty: Whimbrel, toys: dict[str, Toy], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Whimbrel:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    TABLES.clear()
+    return thirty
+
+
+def plan_of(home: Whimbrel, **asked: str) -> Plan:
+    """Whatever a plan finds, or raises: the catalog is what it was, and no scratch table or folder is left."""
+    before = contents(home)
+    try:
+        return home.plan_move("default", **asked)
+    finally:
+        assert contents(home) == before
+        assert not [name for _, name in TABLES if name.startswith("whimbrel-plan")]
+        assert not [path for path in Path(tempfile.gettempdir()).iterdir() if path.name.startswith("whimbrel-plan")]
+
+
+def contents(home: Whimbrel) -> dict[str, list[Any]]:
+    """Every row of every table that is not the owner's own (its lease, and the jobs that it has done)."""
+    with home.catalog.read() as connection:
+        return {
+            table.name: sorted(map(repr, connection.execute(select(table)).all()))
+            for table in t.metadata.sorted_tables
+            if table.name not in ("leases", "jobs", "processes")
+        }
+
+
+def said(plan: Plan, what: str) -> list[str]:
+    return [loss.said for loss in plan.losses if loss.what == what]
+
+
+# --- what it tells ---------------------------------------------------------------------------------------------------
+
+
+def test_a_move_to_another_store(home: Whimbrel, toys: dict[str, Toy]) -> None:
+    given_before = len(toys["one"].given)
+    plan = plan_of(home, to=SERVER)
+    chunks = count(home, t.chunks)
+    assert (plan.rows, plan.documents, plan.sampled) == (chunks, 30, chunks)
+    assert plan.bytes.vectors == chunks * 32 * 4
+    assert plan.bytes.texts == sum(end - start for _, start, end in spans(home, "default").values())
+    assert plan.embedding is None
+    assert plan.cut is None
+    assert len(toys["one"].given) == given_before, "what is a vector of record costs nothing"
+    assert (plan.source.store, plan.target.store) == ("lancedb", "memory")
+    assert not plan.stopped
+    assert plan.room[0].free is None, "nobody knows what is free on a server"
+    assert all(part is not None and part >= 0 for part in (plan.seconds.reading, plan.seconds.writing))
+    assert plan.seconds.total is not None
+    assert plan.seconds.total > 0
+
+
+def test_what_the_target_does_otherwise(home: Whimbrel, monkeypatch: pytest.MonkeyPatch) -> None:
+    describe = MemoryStore.describe
+
+    def other(self: MemoryStore) -> StoreInfo:
+        return replace(
+            describe(self),
+            metric=Metric.L2,
+            exact_vectors=False,
+            single_process=True,
+            max_batch_rows=300,
+            max_batch_bytes=1_000_000,
+            max_ids=77,
+        )
+
+    monkeypatch.setattr(MemoryStore, "describe", other)
+    plan = plan_of(home, to=SERVER)
+    assert said(plan, "metric") == ["Searches measure l2 instead of cosine; scores stay 0..1."]
+    assert "1e-06" in said(plan, "vectors")[0]
+    assert "$exists, $gt, $gte, $lt, $lte, $not, $or" in said(plan, "filters")[0]
+    assert "up to 77 of them" in said(plan, "filters")[0]
+    assert "the owner" in said(plan, "processes")[0]
+    assert "300 rows and 1,000,000 bytes" in said(plan, "batches")[0]
+    assert said(plan, "cannot") == ["memory cannot do this, and lancedb can: outlive its process."]
+    assert not plan.stopped
+
+
+def test_a_folder_is_tried_in_a_temporary_one(home: Whimbrel, tmp_path: Path) -> None:
+    target = tmp_path / "target"
+    plan = plan_of(home, to=f"chroma:{target}")
+    assert not target.exists()
+    assert plan.sampled == plan.rows
+    free = plan.room[0].free
+    assert free is not None
+    assert free > 0
+    assert plan.room[0].needed > plan.bytes.total, "what the database adds was measured"
+
+
+def test_rows_that_the_target_refuses_or_changes(home: Whimbrel, monkeypatch: pytest.MonkeyPatch) -> None:
+    upsert = MemoryStore.upsert
+
+    async def picky(self: MemoryStore, records: Records, *, new: bool = False) -> None:
+        for id_, metadata in zip(records.ids, records.metadata, strict=True):
+            if metadata["n"] == 7:
+                raise RowRefused.of(id_, "Sevens are not taken.")
+        texts = [
+            text if one["n"] != 8 else text.strip() for text, one in zip(records.texts, records.metadata, strict=True)
+        ]
+        texts = [text[:-1] if one["n"] == 8 else text for text, one in zip(texts, records.metadata, strict=True)]
+        await upsert(self, Records(records.ids, records.vectors, texts, records.metadata), new=new)
+
+    monkeypatch.setattr(MemoryStore, "upsert", picky)
+    plan = plan_of(home, to=SERVER)
+    refused, changed = said(plan, "rows")
+    assert "2 are refused: text:d7: Sevens are not taken." in refused
+    assert "2 came back changed, of: text:d8." in changed
+    assert plan.stopped
+    assert plan.sampled == plan.rows - 2
+
+
+def test_more_dimensions_than_the_target_holds(home: Whimbrel, monkeypatch: pytest.MonkeyPatch) -> None:
+    describe = MemoryStore.describe
+    monkeypatch.setattr(MemoryStore, "describe", lambda self: replace(describe(self), max_dimensions=64))
+    assert not said(plan_of(home, to=SERVER), "dimensions")
+    plan = plan_of(home, to=SERVER, embedder="wide")
+    assert said(plan, "dimensions") == ["memory holds vectors of up to 64 dimensions; 'wide' makes 96."]
+    assert plan.stopped
+    assert plan.sampled == 0
+    assert plan.seconds.writing is None
+    assert plan.seconds.total is None
+
+
+# --- another embedder, another chunking ------------------------------------------------------------------------------
+
+
+def test_another_embedder_is_told_in_texts_and_tokens(home: Whimbrel, toys: dict[str, Toy]) -> None:
+    plan = plan_of(home, embedder="two")
+    chunks = count(home, t.chunks)
+    found = plan.embedding
+    assert found is not None
+    assert (found.texts, found.of_record, found.too_long) == (chunks, 0, 0)
+    assert 0 < found.sampled <= 64
+    assert len(toys["two"].given) <= 65, "a sample, and one to warm up"
+    assert 130 * chunks < found.tokens < 140 * chunks, "as the new model counts"
+    assert found.seconds is not None
+    assert [room.what for room in plan.room] == ["target", "catalog"]
+    assert plan.room[1].needed == chunks * 32 * 4
+
+
+def test_chunks_longer_than_the_new_model_reads_are_named(
+    home: Whimbrel, toys: dict[str, Toy], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home.add([{"id": "short", "text": "A few words."}])
+    home.wait_for_head("default")
+    toys["two"]._space = replace(toys["two"]._space, max_tokens=60)
+    plan = plan_of(home, embedder="two")
+    assert plan.embedding is not None
+    assert plan.embedding.too_long == 60
+    (told,) = said(plan, "texts")
+    assert told.startswith("60 chunks are longer than the 60 tokens that 'two' reads, in: ")
+    assert "20 more documents" in told
+    assert "text:short" not in told
+    home.delete(["short"])
+    home.wait_for_head("default")
+
+
+def test_a_model_that_is_out(home: Whimbrel, toys: dict[str, Toy]) -> None:
+    toys["two"].out = "The key is not accepted."
+    plan = plan_of(home, embedder="two")
+    assert said(plan, "model") == ["The model cannot be tried now: The key is not accepted."]
+    assert plan.stopped
+    assert plan.seconds.embedding is None
+    assert plan.seconds.total is None
+
+
+def test_another_chunking_is_cut_from_a_sample(home: Whimbrel) -> None:
+    plan = plan_of(home, chunking="tokens=60,overlap=0")
+    assert plan.cut is not None
+    assert plan.cut.exact, "all thirty were cut"
+    assert plan.cut.documents == 30
+    assert plan.rows == plan.cut.chunks > 2 * count(home, t.chunks)
+    assert plan.embedding is not None
+    assert plan.embedding.texts + plan.embedding.of_record == plan.rows
+
+
+# --- what it does not do ---------------------------------------------------------------------------------------------
+
+
+def test_a_server_that_is_out(home: Whimbrel) -> None:
+    with pytest.raises(StoreUnavailable):
+        plan_of(home, to="postgresql://nobody@127.0.0.1:1/none")
+
+
+@pytest.mark.parametrize("call", ["create", "begin_bulk", "upsert", "end_bulk", "scan"])
+def test_the_scratch_table_is_dropped_whatever_happens(
+    home: Whimbrel, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    made: list[str] = []
+    create = MemoryStore.create
+
+    async def seen(self: MemoryStore) -> None:
+        made.append(self._key[1])
+        await create(self)
+
+    async def fails(self: MemoryStore, *args: Any, **options: Any) -> None:
+        if call == "create":
+            await create(self)  # made, and the answer lost
+        raise StoreUnavailable("It has gone.")
+
+    async def breaks(self: MemoryStore, batch: int = 5_000) -> Any:
+        raise StoreUnavailable("It has gone.")
+        yield
+
+    monkeypatch.setattr(MemoryStore, "create", seen)
+    monkeypatch.setattr(MemoryStore, call, breaks if call == "scan" else fails)
+    with pytest.raises(StoreUnavailable, match="gone"):
+        plan_of(home, to=SERVER)
+    assert all(name.startswith("whimbrel-plan-") for name in made)
+
+
+def test_bad_input(home: Whimbrel) -> None:
+    with pytest.raises(BadInput, match="Nothing is to change"):
+        plan_of(home)
+    with pytest.raises(BadInput, match="is there already"):
+        plan_of(home, to="lancedb:")
+    with pytest.raises(BadInput, match="is there already"):
+        plan_of(home, embedder="one")
+    with pytest.raises(CollectionNotFound):
+        home.plan_move("nothing", to=SERVER)
+    with pytest.raises(ConfigError, match="no store"):
+        plan_of(home, to="nowhere:x")
+    with pytest.raises(ConfigError, match="no embedder"):
+        plan_of(home, embedder="nobody")
+    with pytest.raises(ConfigError, match="reads 512"):
+        plan_of(home, chunking="tokens=600")
+    with pytest.raises(ConfigError, match="credential"):
+        plan_of(home, to="postgresql://me:secret@127.0.0.1/db")
+
+
+def test_an_empty_collection(toys: dict[str, Toy], tmp_path: Path) -> None:
+    with Whimbrel(home=tmp_path / "home", embedder="one") as home:
+        home.add([{"id": "x", "text": "A word."}])
+        home.delete(["x"])
+        home.wait_for_head("default")
+        plan = plan_of(home, embedder="two", chunking="tokens=50,overlap=0")
+        assert (plan.rows, plan.sampled, plan.bytes.total) == (0, 0, 0)
+        assert not plan.stopped
+
+
+# --- real stores -----------------------------------------------------------------------------------------------------
+
+
+def test_the_scratch_table_of_a_postgres(toys: dict[str, Toy], fresh_postgres: str, tmp_path: Path) -> None:
+    uri = fresh_postgres.replace("+psycopg", "")
+    with Whimbrel(home=tmp_path / "home", embedder="one", **{"stores.others": uri}) as home:
+        home.ingest(files(tmp_path / "notes", 20))
+        plan = plan_of(home, to=uri)
+        assert plan.sampled == 20
+        assert not plan.stopped
+    engine = create_engine(fresh_postgres)
+    with engine.connect() as connection:
+        tables = connection.execute(text("SELECT tablename FROM pg_tables WHERE tablename LIKE 'whimbrel-plan%'")).all()
+    engine.dispose()
+    assert tables == []
+
+
+def test_beside_an_owner_that_holds_a_store_of_one_process(toys: dict[str, Toy], tmp_path: Path) -> None:
+    """Another process plans, back to where the owner has the folder open."""
+    folder = tmp_path / "chroma"
+    with Whimbrel(home=tmp_path / "home", embedder="one", store=f"chroma:{folder}") as owner:
+        owner.ingest(files(tmp_path / "notes", 10))
+        with Whimbrel(home=tmp_path / "home", embedder="one", store=f"chroma:{folder}") as other:
+            assert not other.own()
+            plan = plan_of(other, embedder="two")
+            assert plan.sampled == 10
+            assert plan.target.uri == f"chroma:{folder}"
+
+
+# --- the command -----------------------------------------------------------------------------------------------------
+
+
+def test_the_command(tmp_path: Path) -> None:
+    commands = Shell(tmp_path / "home")
+    notes = tmp_path / "notes"
+    files(notes, 5)
+    commands.run("ingest", str(notes))
+    page, as_json, wrong = commands.several(
+        ["move", "plan", "default", "--to", "chroma:there"],
+        ["move", "plan", "default", "--to", "chroma:there", "--json"],
+        ["move", "plan", "default"],
+    )
+    assert page.status == 0, page.err
+    assert "default: 5 rows of 5 documents" in page.out
+    assert "What is lost, or done otherwise" in page.out
+    assert "in all" in page.out
+    assert "GB free" in page.out or "TB free" in page.out
+    assert "Nothing was changed" in page.err
+    found = json.loads(as_json.out)
+    assert (found["rows"], found["sampled"], found["stopped"]) == (5, 5, False)
+    assert set(found["seconds"]) == {"cutting", "embedding", "reading", "writing", "indexing", "verifying", "total"}
+    assert wrong.status == 2
+
+
+@given(st.floats(min_value=0, max_value=1e9))
+@settings(max_examples=200, deadline=None)
+def test_durations_are_told_in_every_size(seconds: float) -> None:
+    told = planned.duration(seconds)
+    assert told.split()[0].replace(",", "").replace(".", "").isdigit()
+    assert "60 s" not in told.split(" min ")[-1] or "min" not in told
+
+
+def test_folders_and_servers_are_told_apart() -> None:
+    base = Path("/home")
+    assert folder_of("lancedb:", base) == base / "views"
+    assert folder_of("chroma:a/b", base) == base / "a" / "b"
+    assert folder_of("lancedb:s3://bucket/path", base) is None
+    assert folder_of("postgresql://here/db", base) is None
+    assert Space("m", "1", 3).normalised
