@@ -225,7 +225,9 @@ class Whimbrel(Service):
                 "drop_view": drop_view,
                 "delete_collection": delete_collection,
                 "forget_chunkings": forget_chunkings,
-                "move": Mover(self.embedder_for, Cutter(Recut(self._extraction_pool, self._cutting))),
+                "move": Mover(
+                    self.embedder_for, Cutter(Recut(self._extraction_pool, self._cutting)), self.reporter
+                ),
             },
             on_stop=self._close_pool,
             poll_s=settings.owner.poll_s,

@@ -31,6 +31,11 @@ class Home:
         return self.path / "lexicons"
 
     @property
+    def moves(self) -> Path:
+        """Reports of moves, by id."""
+        return self.path / "moves"
+
+    @property
     def copies(self) -> Path:
         """Copies of the catalog that were saved before an upgrade."""
         return self.path / "copies"

@@ -90,6 +90,24 @@ def status(collection: Name, as_json: AsJson = False) -> None:
 
 
 @app.command()
+def report(
+    collection: Name,
+    open_it: Annotated[bool, typer.Option("--open", help="Show the page in the browser.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Write the report of the collection's last move: a page, JSON, and the rows that could not go."""
+    with opened() as whimbrel:
+        move = whimbrel.move(collection)
+        page = whimbrel.write_move_report(move)
+        if as_json:
+            out.data({**whimbrel.move_report(move), "page": str(page)})
+        else:
+            out.line(str(page))
+    if open_it and typer.launch(page.as_uri()) != 0:
+        out.note("No browser could be started: open the page by hand.")
+
+
+@app.command()
 def pause(collection: Name, as_json: AsJson = False) -> None:
     """Write nothing more to the target until `move resume`."""
     _steer(collection, as_json, lambda whimbrel, move: whimbrel.pause_move(move))

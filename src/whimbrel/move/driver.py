@@ -28,6 +28,7 @@ from whimbrel.errors import (
 )
 from whimbrel.move.checks import Asker, Checker
 from whimbrel.move.cutting import Cutter
+from whimbrel.move.report import Reporter
 from whimbrel.move.switching import Switcher
 from whimbrel.owner.owner import Owner
 from whimbrel.owner.runner import JobContext
@@ -50,16 +51,27 @@ class Mover:
     `"mend": true` with `build`: what is found to differ is written again, once.
     """
 
-    def __init__(self, asker: Asker, cutter: Cutter) -> None:
+    def __init__(self, asker: Asker, cutter: Cutter, reporter: Reporter) -> None:
         self._asker = asker
         self._cutter = cutter
+        self._reporter = reporter
 
     async def __call__(self, context: JobContext) -> Mapping[str, Any]:
         owner = context.owner
         if owner is None:
             raise Conflict("Only the owner can move a collection.", "Start `whimbrel serve` or `whimbrel owner`.")
         run = _Run(context, owner, self._asker, self._cutter)
-        match context.job.args["do"]:
+        try:
+            await self._do(run, str(context.job.args["do"]))
+        except WhimbrelError:
+            await asyncio.to_thread(self._reporter.try_to_write, run.id)
+            raise
+        await asyncio.to_thread(self._reporter.try_to_write, run.id)
+        move = await run.read()
+        return {"move": move.id, "state": move.state.value, **({"error": move.error} if move.error else {})}
+
+    async def _do(self, run: _Run, what: str) -> None:
+        match what:
             case "build":
                 await run.build()
             case "verify":
@@ -68,8 +80,6 @@ class Mover:
                 await run.switch()
             case "rollback":
                 await run.switch(back=True)
-        move = await run.read()
-        return {"move": move.id, "state": move.state.value, **({"error": move.error} if move.error else {})}
 
 
 class _Run:
@@ -160,7 +170,9 @@ class _Run:
 
         def work() -> None:
             with self.context.catalog.write(fence=self.context.fence) as connection:
-                moves.sample(connection, move, rows=done)
+                collection = collections.by_id(connection, move.collection_id)
+                lag = collection.head - store.view.position if collection is not None else 0
+                moves.sample(connection, move, rows=done, lag=lag)
 
         await asyncio.to_thread(work)
         total = int(move.plan.get("rows", 0))

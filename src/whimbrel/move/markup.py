@@ -18,7 +18,9 @@ class Markup(str):
 
 def tag(_name: str, *children: str, **attributes: object) -> Markup:
     """An element. `class_` is written `class`, other underscores as hyphens; an attribute that is None is left out."""
-    said = "".join(f' {_attribute(key)}="{escaped(str(value))}"' for key, value in attributes.items() if value is not None)
+    said = "".join(
+        f' {_attribute(key)}="{escaped(str(value))}"' for key, value in attributes.items() if value is not None
+    )
     if _name in _VOID:
         return Markup(f"<{_name}{said}>")
     return Markup(f"<{_name}{said}>{joined(*children)}</{_name}>")

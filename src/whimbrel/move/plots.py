@@ -1,4 +1,4 @@
-"""Plots as inline SVG. Colours are the page's, by class; every mark says its value when pointed at, without a script."""
+"""Plots as inline SVG. Colours are the page's, by class; a mark says its value when pointed at, without a script."""
 
 from __future__ import annotations
 

@@ -15,6 +15,7 @@ import logging
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -23,16 +24,13 @@ from sqlalchemy import Connection
 from whimbrel.catalog import collections, moves
 from whimbrel.catalog.engine import Catalog, now
 from whimbrel.catalog.moves import Move, Reject
-from whimbrel.domain import MoveState
-from whimbrel.errors import DiskFull, HomeError, ViewNotFound
+from whimbrel.errors import DiskFull, HomeError, ViewNotFound, WhimbrelError
 from whimbrel.move.shown import as_dict, iso
 
 logger = logging.getLogger("whimbrel.move")
 
 NAMED = 100
 """Refused rows that the page and the JSON name; `rejects.jsonl` has all."""
-LAST = (MoveState.READY, MoveState.FAILED, MoveState.SWITCHED, MoveState.ROLLED_BACK)
-"""States in which a move may stay for long: the last one of its history is still going on."""
 
 
 class Reporter:
@@ -49,7 +47,7 @@ class Reporter:
 
         with self._catalog.read() as connection:
             move = moves.get(connection, move_id)
-            rejected = _rejects(connection, move)
+            rejected = rejected_rows(connection, move)
             found = report(connection, move, rejected)
         place = self._folder / move.id
         lines = "".join(_line(one) for one in rejected)
@@ -67,10 +65,10 @@ class Reporter:
         return place / "report.html"
 
     def try_to_write(self, move_id: str) -> None:
-        """As `write`, for a move that goes on whether its report can be written or not: the log says that it was not."""
+        """As `write`, where the move goes on whether that can be done or not: the log says that it could not."""
         try:
             self.write(move_id)
-        except (DiskFull, HomeError) as error:
+        except WhimbrelError as error:
             logger.warning("%s", error.message)
 
 
@@ -99,7 +97,7 @@ def timeline(move: Move) -> list[dict[str, Any]]:
 def throughput(samples: Sequence[Mapping[str, float]]) -> list[dict[str, float]]:
     """Rows per second between each two samples, by seconds since the first one."""
     found = []
-    for before, after in zip(samples, samples[1:], strict=False):
+    for before, after in pairwise(samples):
         took = after["at"] - before["at"]
         if took <= 0:
             continue
@@ -114,7 +112,8 @@ def throughput(samples: Sequence[Mapping[str, float]]) -> list[dict[str, float]]
     return found
 
 
-def _rejects(connection: Connection, move: Move) -> list[Reject]:
+def rejected_rows(connection: Connection, move: Move) -> list[Reject]:
+    """Of all its targets that there still are."""
     found: list[Reject] = []
     for key in move.targets:
         try:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from abc import abstractmethod
 from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection
@@ -18,6 +20,7 @@ from whimbrel.errors import BadInput, ConfigError, Conflict, SpaceMismatch
 from whimbrel.ingest.chunk import Chunking, check_readable
 from whimbrel.models.embedders.base import Embedder
 from whimbrel.move.plan import Plan, Planner, Tell, cheap
+from whimbrel.move.report import Reporter, rejected_rows, report
 from whimbrel.move.shown import as_dict
 from whimbrel.move.wish import Wish
 from whimbrel.owner.forgetting import forget_later
@@ -208,7 +211,20 @@ class Moves(Content):
     def move_rejects(self, move: Move) -> list[Reject]:
         """The rows that the target refuses."""
         with self.catalog.read() as connection:
-            return [one for key in move.targets for one in moves.rejects(connection, collections.view(connection, key))]
+            return rejected_rows(connection, move)
+
+    @cached_property
+    def reporter(self) -> Reporter:
+        return Reporter(self.catalog, self.home.moves)
+
+    def move_report(self, move: Move) -> dict[str, Any]:
+        """What its report says, as JSON, as of now."""
+        with self.catalog.read() as connection:
+            return report(connection, move, rejected_rows(connection, move))
+
+    def write_move_report(self, move: Move) -> Path:
+        """Its report as of now, in HOME/moves/ID. Returns the page's path. Raises `DiskFull`, `HomeError`."""
+        return self.reporter.write(move.id)
 
     # --- steering ----------------------------------------------------------------------------------------------------
 
@@ -263,6 +279,7 @@ class Moves(Content):
                 raise Conflict(f"Move {move.id}: the target cannot be read. That cannot be accepted.", current.hint)
             changed = moves.change(connection, move.id, state=MoveState.READY, accepted=True, error="", hint="")
         self._wake()
+        self.reporter.try_to_write(move.id)
         return changed
 
     def switch_move(self, move: Move) -> Job:
@@ -290,6 +307,7 @@ class Moves(Content):
             if current.target_lexicon is not None:
                 forget_later(connection, current.collection_id)
         self._wake()
+        self.reporter.try_to_write(move.id)
         return changed
 
     def abort_move(self, move: Move) -> Move:
@@ -312,6 +330,7 @@ class Moves(Content):
             if current.target_lexicon is not None:
                 forget_later(connection, current.collection_id)
         self._wake()
+        self.reporter.try_to_write(move.id)
         return changed
 
     def _do(self, move: Move, what: str) -> Job:
