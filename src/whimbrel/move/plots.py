@@ -80,34 +80,34 @@ def bars(found: Sequence[Bar], *, label: str, top: float | None = None) -> Marku
     return _picture(12 + row * len(found), f"{label}: {'; '.join(f'{b.label} {b.said}' for b in found)}", *drawn)
 
 
-def timeline(spans: Sequence[tuple[str, float, float]]) -> Markup:
-    """The states as a band: (state, from, seconds), in order. Short ones are as wide as can be seen."""
-    least, room = 3.0, float(WIDTH - 8)
-    whole = sum(seconds for _, _, seconds in spans) or 1.0
-    wide = [max(least, seconds / whole * room) for _, _, seconds in spans]
+def timeline(spans: Sequence[tuple[str, float]]) -> Markup:
+    """The states as a band and its legend: (state, seconds), in order. Short ones are as wide as can be seen."""
+    least, room, height = 4.0, float(WIDTH), 26
+    whole = sum(seconds for _, seconds in spans) or 1.0
+    wide = [max(least, seconds / whole * room) for _, seconds in spans]
     scale = room / sum(wide) if wide else 1.0
-    drawn, x, row, ends = [], 4.0, 0, [-100.0, -100.0, -100.0]
-    for (state, _, seconds), width in zip(spans, (one * scale for one in wide), strict=True):
-        said = f"{state.replace('_', ' ')}, {_clock(seconds)}"
-        row = next((at for at, end in enumerate(ends) if end < x), len(ends) - 1)
-        ends[row] = x + 7.2 * len(said)
-        anchor, at = ("end", WIDTH - 4.0) if ends[row] > WIDTH else ("start", x)
-        drawn += [
+    drawn, x = [], 0.0
+    for (state, seconds), width in zip(spans, wide, strict=True):
+        drawn.append(
             tag(
                 "rect",
-                tag("title", said),
+                tag("title", _lasted(state, seconds)),
                 class_=f"state {state}",
                 x=f"{x:.1f}",
-                y=4,
-                width=f"{max(width - 1.5, 1.0):.1f}",
-                height=22,
+                y=0,
+                width=f"{max(width * scale - 2, 1.0):.1f}",
+                height=height,
                 rx=3,
-            ),
-            tag("line", class_="leader", x1=f"{x + 1:.1f}", x2=f"{x + 1:.1f}", y1=28, y2=34 + 16 * row),
-            tag("text", said, class_="tick", x=f"{at:.1f}", y=46 + 16 * row, text_anchor=anchor),
-        ]
-        x += width
-    return _picture(100, "; ".join(f"{state} {_clock(seconds)}" for state, _, seconds in spans), *drawn)
+            )
+        )
+        x += width * scale
+    legend = [tag("li", tag("i", class_=state), _lasted(state, seconds)) for state, seconds in spans]
+    band = _picture(height, "; ".join(_lasted(*span) for span in spans), *drawn)
+    return joined(band, tag("ul", *legend, class_="legend"))
+
+
+def _lasted(state: str, seconds: float) -> str:
+    return f"{state.replace('_', ' ')} {_clock(seconds)}"
 
 
 def _picture(height: int, label: str, *children: Markup) -> Markup:
@@ -134,11 +134,13 @@ def _thinned(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]
 
 
 def _round_up(value: float) -> float:
-    """To 1, 2 or 5 times a power of ten."""
+    """To a round number."""
     if value <= 0:
         return 1.0
     power = 10.0 ** math.floor(math.log10(value))
-    return float(next(step * power for step in (1, 2, 5, 10) if step * power >= value * 0.999))
+    return float(
+        next(step * power for step in (1, 1.2, 1.6, 2, 2.4, 3, 4, 5, 6, 8, 10) if step * power >= value * 0.999)
+    )
 
 
 def _clock(seconds: float) -> str:

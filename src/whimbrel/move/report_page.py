@@ -115,8 +115,8 @@ def _numbers(found: Found) -> Markup:
 
 
 def _timeline(found: Found) -> Markup:
-    spans = [(one["state"], 0.0, float(one["seconds"])) for one in found["timeline"]]
-    while len(spans) > 1 and spans[-1][2] == 0:  # where a move ended
+    spans = [(one["state"], float(one["seconds"])) for one in found["timeline"]]
+    while len(spans) > 1 and spans[-1][1] == 0:  # where a move ended
         spans.pop()
     return tag("figure", tag("figcaption", "States"), plots.timeline(spans))
 
@@ -291,9 +291,17 @@ svg text{font:12px system-ui,-apple-system,"Segoe UI",Roboto,sans-serif;fill:var
 font-variant-numeric:tabular-nums}svg .name,svg .value{font-size:13px;fill:var(--ink)}
 .line{fill:none;stroke:var(--target);stroke-width:2;stroke-linejoin:round}.ground{fill:var(--wash)}
 .mark{fill:var(--target);opacity:0}.mark:hover{opacity:1}.rule{stroke:var(--rule)}.rail{fill:var(--rail)}
-rect.source{fill:var(--source)}rect.target{fill:var(--target)}.leader{stroke:var(--rule)}
-.state{fill:var(--source)}.state.copying,.state.catching_up{fill:var(--target)}.state.verifying{fill:var(--warm)}
-.state.ready,.state.switched,.state.finalised{fill:var(--good)}.state.failed,.state.aborted{fill:var(--bad)}
+rect.source{fill:var(--source)}rect.target{fill:var(--target)}
+.state{fill:var(--source)}.state.copying{fill:var(--target)}.state.catching_up{fill:var(--target);opacity:.6}
+.state.verifying{fill:var(--warm)}.state.ready{fill:var(--good);opacity:.5}.state.prepared{fill:var(--good);opacity:.7}
+.state.switched,.state.finalised{fill:var(--good)}.state.failed,.state.aborted{fill:var(--bad)}
+.legend{display:flex;flex-wrap:wrap;gap:.2rem 1.2rem;list-style:none;margin:.5rem 0 0;padding:0;font-size:.8rem;
+color:var(--soft)}.legend i{display:inline-block;width:.7em;height:.7em;border-radius:2px;margin-right:.45em;
+background:var(--source)}.legend .copying,.legend .catching_up{background:var(--target)}
+.legend .catching_up{opacity:.6}
+.legend .verifying{background:var(--warm)}.legend .ready{background:var(--good);opacity:.5}
+.legend .prepared{background:var(--good);opacity:.7}.legend .switched,.legend .finalised{background:var(--good)}
+.legend .failed,.legend .aborted{background:var(--bad)}
 .wide{overflow-x:auto}table{border-collapse:collapse;width:100%;font-size:.875rem;font-variant-numeric:tabular-nums}
 th{text-align:left;font-weight:500;color:var(--soft)}th,td{padding:.35rem .8rem .35rem 0;
 border-bottom:1px solid var(--rule);vertical-align:top;overflow-wrap:anywhere}tr:last-child td{border-bottom:0}
