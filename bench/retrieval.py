@@ -12,8 +12,8 @@ from pathlib import Path
 
 from bench.figures import Figure, note
 from whimbrel.evaluation import METRICS, Evaluation, Judged, evaluate, read_judged
-from whimbrel.evaluation.compare import difference
-from whimbrel.evaluation.metrics import DEPTH, measures
+from whimbrel.judging.compare import difference
+from whimbrel.judging.metrics import DEPTH, measures
 
 COLLECTIONS = {
     "cranfield": 1,

@@ -18,8 +18,8 @@ from commands import Shell
 from whimbrel.app import Whimbrel
 from whimbrel.errors import BadInput, BadQuery, PathNotFound, WhimbrelError
 from whimbrel.evaluation import METRICS, compare, evaluate, read_judged, read_report
-from whimbrel.evaluation.compare import difference
-from whimbrel.evaluation.metrics import measures
+from whimbrel.judging.compare import difference
+from whimbrel.judging.metrics import measures
 
 # --- measures --------------------------------------------------------------------------------------------------------
 

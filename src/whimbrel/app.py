@@ -50,6 +50,7 @@ from whimbrel.owner.runner import JobContext, run
 from whimbrel.owner.targets import LexiconTarget, StoreTarget, Target
 from whimbrel.owner.tasks import delete_collection, drop_view, rebuild_view, verify_view
 from whimbrel.search.engine import Limits, SearchEngine, SearchRequest
+from whimbrel.search.quality import Quality
 from whimbrel.search.readers import Readers
 from whimbrel.service import Service
 from whimbrel.stores.base import Store
@@ -226,13 +227,27 @@ class Whimbrel(Service):
                 "delete_collection": delete_collection,
                 "forget_chunkings": forget_chunkings,
                 "move": Mover(
-                    self.embedder_for, Cutter(Recut(self._extraction_pool, self._cutting)), self.reporter
+                    self.embedder_for,
+                    Cutter(Recut(self._extraction_pool, self._cutting)),
+                    self._quality(),
+                    self.reporter,
                 ),
             },
             on_stop=self._close_pool,
             poll_s=settings.owner.poll_s,
             lease_s=settings.owner.lease_s,
             batch=settings.embed.batch,
+        )
+
+    def _quality(self) -> Quality:
+        search = self.settings.search
+        return Quality(
+            self.catalog,
+            self._store,
+            self._lexicon,
+            self.embedder_for,
+            candidates=search.candidates,
+            max_query_chars=search.max_query_chars,
         )
 
     # --- parts -------------------------------------------------------------------------------------------------------

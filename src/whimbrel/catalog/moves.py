@@ -37,6 +37,10 @@ class Request:
     rate: float = 0.0
     """Rows per second that the copy is held to; 0 for as fast as it goes."""
     auto_switch: bool = False
+    judged: str = ""
+    """A folder of judged queries, in BEIR's layout, that both sides are searched for; empty for none."""
+    min_ndcg: float = 0.0
+    """nDCG@10 that hybrid search must reach through the target for the move to become ready."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from whimbrel.catalog import rows
 from whimbrel.catalog import tables as t
 from whimbrel.catalog.documents import batched, read_text
 from whimbrel.catalog.keys import among
+from whimbrel.catalog.spans import read_spans
 from whimbrel.domain import DocumentState, Space, embedded_text
 
 
@@ -112,7 +113,7 @@ def _columns() -> Select[Any]:
 
 def _embeddable(connection: Connection, query: Select[Any]) -> list[tuple[str, str]]:
     found = connection.execute(query).all()
-    texts = rows.read_spans(connection, found)
+    texts = read_spans(connection, found)
     return [(row.uri, embedded_text(row.context, text)) for row, text in zip(found, texts, strict=True)]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -36,6 +37,16 @@ Embedder = Annotated[
 ]
 Cut = Annotated[
     str | None, typer.Option("--chunking", metavar="SPEC", help="Another chunking, as `tokens=256,overlap=32`.")
+]
+Eval = Annotated[
+    Path | None,
+    typer.Option(
+        "--eval", metavar="BEIR_DIR", help="Judged queries whose documents are in the collection: search both sides."
+    ),
+]
+MinNdcg = Annotated[
+    float,
+    typer.Option("--min-ndcg", min=0, max=1, metavar="X", help="nDCG@10 that the target must reach; needs --eval."),
 ]
 Rate = Annotated[float, typer.Option(min=0, metavar="ROWS_PER_S", help="Rows copied per second, at most. 0: no limit.")]
 
@@ -71,13 +82,22 @@ def start(
     chunking: Cut = None,
     rate: Rate = 0.0,
     auto_switch: Annotated[bool, typer.Option("--auto-switch", help="Switch as soon as all is verified.")] = False,
+    judged: Eval = None,
+    min_ndcg: MinNdcg = 0.0,
     detach: Annotated[bool, typer.Option("--detach", help="Do not wait; needs a running owner.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Build and verify another view beside the live one. Searches and writes go on; nothing is switched yet."""
     with opened() as whimbrel:
         move, job = whimbrel.start_move(
-            collection, to=to, embedder=embedder, chunking=chunking, rate=rate, auto_switch=auto_switch
+            collection,
+            to=to,
+            embedder=embedder,
+            chunking=chunking,
+            rate=rate,
+            auto_switch=auto_switch,
+            judged=judged,
+            min_ndcg=min_ndcg,
         )
         _wait(whimbrel, move, job, as_json, detach=detach)
 
@@ -132,6 +152,8 @@ def verify(
     accept: Annotated[
         bool, typer.Option("--accept", help="Accept the differences that the last comparison named.")
     ] = False,
+    judged: Eval = None,
+    min_ndcg: MinNdcg = 0.0,
     as_json: AsJson = False,
 ) -> None:
     """Compare every row of the target with the catalog again. Ends with status 1 if one differs."""
@@ -140,7 +162,7 @@ def verify(
         return
     with opened() as whimbrel:
         move = whimbrel.move(collection)
-        _wait(whimbrel, move, whimbrel.verify_move(move), as_json)
+        _wait(whimbrel, move, whimbrel.verify_move(move, judged=judged, min_ndcg=min_ndcg), as_json)
 
 
 @app.command()
@@ -219,6 +241,7 @@ def _show(move: dict[str, Any], as_json: bool) -> None:
             one = found[side]
             said = one.get("error") or f"recall@10 {one['recall@10']:.3f}, p50 {one['p50_ms']:.1f} ms"
             out.line(f"  searched {side}: {said}")
+    _show_quality(checks.get("quality"))
     if move["rejects"]:
         out.line(f"  rejected: {move['rejects']:,} rows; `whimbrel move report {move['collection']}` names them")
     if move["error"]:
@@ -226,6 +249,23 @@ def _show(move: dict[str, Any], as_json: bool) -> None:
     said = move["hint"] or _NEXT.get(move["state"], "").format(name=move["collection"])
     if said:
         out.note(said)
+
+
+def _show_quality(found: dict[str, Any] | None) -> None:
+    if not found:
+        return
+    if "error" in found:
+        out.line(f"  judged queries: {found['error']}")
+        return
+    about = f"{found['queries']:,} queries of {found['name']}, {found['matched']:,} of {found['documents']:,} documents"
+    out.line(f"  judged by {about}:")
+    for mode, of in found["modes"].items():
+        for metric in ("ndcg@10", "recall@100"):
+            one = of[metric]
+            out.line(
+                f"    {mode:<6} {metric:<10} source {one['before']:.4f}, target {one['after']:.4f} "
+                f"({one['difference']:+.4f}, p {one['p']:.3f})"
+            )
 
 
 _NEXT = {

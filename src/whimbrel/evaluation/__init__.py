@@ -8,10 +8,10 @@
 Everything goes the way of the product, in a home of its own: catalog, chunks, views, search.
 """
 
-from whimbrel.evaluation.compare import Comparison, Difference, compare, read_report
 from whimbrel.evaluation.evaluate import Evaluation, ModeResult, evaluate
-from whimbrel.evaluation.judged import Judged, read_judged
-from whimbrel.evaluation.metrics import METRICS
+from whimbrel.judging.compare import Comparison, Difference, compare, read_report
+from whimbrel.judging.judged import Judged, read_judged
+from whimbrel.judging.metrics import METRICS
 
 __all__ = [
     "METRICS",

@@ -17,8 +17,8 @@ from whimbrel.app import Whimbrel
 from whimbrel.config import Settings, load_settings
 from whimbrel.domain import Hit, Mode, document_id
 from whimbrel.errors import BadInput, BadQuery, ViewError
-from whimbrel.evaluation.judged import Judged, JudgedDocument, read_judged
-from whimbrel.evaluation.metrics import DEPTH, METRICS, measures
+from whimbrel.judging.judged import Judged, JudgedDocument, read_judged
+from whimbrel.judging.metrics import DEPTH, METRICS, measures
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how much of it is, and how much there is in all."""
@@ -59,7 +59,7 @@ class Evaluation:
 
     @property
     def per_query(self) -> dict[str, dict[str, dict[str, float]]]:
-        """Mode -> metric -> query id -> value: what `whimbrel.evaluation.compare` takes."""
+        """Mode -> metric -> query id -> value: what `whimbrel.judging.compare` takes."""
         return {
             mode: {
                 metric: {query: round(value, 6) for query, value in of.items()} for metric, of in result.values.items()

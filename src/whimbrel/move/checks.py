@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -33,6 +33,9 @@ from whimbrel.stores.base import Store
 
 Asker = Callable[[int], Embedder]
 """The embedder of a space, by its key."""
+
+Judge = Callable[[Move, Callable[[int, int], Awaitable[None]]], Awaitable[dict[str, Any]]]
+"""Searches both sides of a move for judged queries; told how far that is."""
 
 SAMPLED = 50
 """Vectors of record that are searched for on each side."""
@@ -61,11 +64,12 @@ class _Side:
 
 
 class Checker:
-    def __init__(self, context: JobContext, owner: Owner, asker: Asker) -> None:
+    def __init__(self, context: JobContext, owner: Owner, asker: Asker, judge: Judge) -> None:
         self._context = context
         self._catalog = context.catalog
         self._owner = owner
         self._asker = asker
+        self._judge = judge
 
     async def check(self, move: Move, *, mend: bool = False) -> dict[str, Any]:
         """All checks as one JSON object; `holds` says whether all is well, `said` what is not.
@@ -95,6 +99,11 @@ class Checker:
             others = sides["source"].get(f"recall@{K}")
             compared = f", the source {others:.3f}" if others is not None else ""
             said.append(f"The target finds {found_by:.3f} of the nearest {K}{compared}.")
+        quality = await self._judged(move)
+        found_well = quality.get("modes", {}).get("hybrid", {}).get("ndcg@10", {}).get("after")
+        if move.request.min_ndcg and (found_well is None or found_well < move.request.min_ndcg):
+            reached = f"{found_well:.4f}" if found_well is not None else f"unknown ({quality.get('error')})"
+            said.append(f"The target's nDCG@10 is {reached}; at least {move.request.min_ndcg:g} was asked for.")
         return {
             "at": now(),
             "holds": not said,
@@ -104,7 +113,22 @@ class Checker:
             "mended": mended,
             "rejected": rejected,
             "search": sides,
+            **({"quality": quality} if quality else {}),
         }
+
+    async def _judged(self, move: Move) -> dict[str, Any]:
+        """How well both sides find, by judged queries; nothing where nobody asked for it. What stands in its way is
+        said, and holds up nobody who has not named a least nDCG."""
+        if not move.request.judged:
+            return {}
+
+        async def tell(done: int, total: int) -> None:
+            await self._progress(judged_queries=done, of=total)
+
+        try:
+            return await self._judge(move, tell)
+        except WhimbrelError as error:
+            return {"error": error.message}
 
     # --- every row ---------------------------------------------------------------------------------------------------
 

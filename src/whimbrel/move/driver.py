@@ -26,7 +26,7 @@ from whimbrel.errors import (
     StoreUnavailable,
     WhimbrelError,
 )
-from whimbrel.move.checks import Asker, Checker
+from whimbrel.move.checks import Asker, Checker, Judge
 from whimbrel.move.cutting import Cutter
 from whimbrel.move.report import Reporter
 from whimbrel.move.switching import Switcher
@@ -51,16 +51,17 @@ class Mover:
     `"mend": true` with `build`: what is found to differ is written again, once.
     """
 
-    def __init__(self, asker: Asker, cutter: Cutter, reporter: Reporter) -> None:
+    def __init__(self, asker: Asker, cutter: Cutter, judge: Judge, reporter: Reporter) -> None:
         self._asker = asker
         self._cutter = cutter
+        self._judge = judge
         self._reporter = reporter
 
     async def __call__(self, context: JobContext) -> Mapping[str, Any]:
         owner = context.owner
         if owner is None:
             raise Conflict("Only the owner can move a collection.", "Start `whimbrel serve` or `whimbrel owner`.")
-        run = _Run(context, owner, self._asker, self._cutter)
+        run = _Run(context, owner, self._asker, self._cutter, self._judge)
         try:
             await self._do(run, str(context.job.args["do"]))
         except WhimbrelError:
@@ -85,12 +86,12 @@ class Mover:
 class _Run:
     """One job's work on one move."""
 
-    def __init__(self, context: JobContext, owner: Owner, asker: Asker, cutter: Cutter) -> None:
+    def __init__(self, context: JobContext, owner: Owner, asker: Asker, cutter: Cutter, judge: Judge) -> None:
         self.context = context
         self.owner = owner
         self.id = str(context.job.args["move"])
         self._cutter = cutter
-        self._checker = Checker(context, owner, asker)
+        self._checker = Checker(context, owner, asker, judge)
         self._switcher = Switcher(context, owner)
         self._mend = bool(context.job.args.get("mend"))
         self._sampled = 0.0

@@ -179,7 +179,7 @@ def _searched(checks: Found) -> list[Markup]:
     if not found:
         return [tag("p", "Neither side has been searched yet.", class_="none")]
     source, target = found["source"], found["target"]
-    sides = (("source", source), ("target", target))
+    sides = [(name, of) for name, of in (("source", source), ("target", target)) if "error" not in of]
     recall = [Bar(name, of["recall@10"], f"{of['recall@10']:.3f}", name == "source") for name, of in sides]
     latency = [
         Bar(f"{name} {at}", of[f"{at}_ms"], f"{of[f'{at}_ms']:.1f} ms", name == "source")
@@ -194,6 +194,8 @@ def _searched(checks: Found) -> list[Markup]:
         tag("figure", tag("figcaption", "Recall@10"), plots.bars(recall, label="Recall@10", top=1.0)),
         tag("figure", tag("figcaption", "Time of a search"), plots.bars(latency, label="Time of a search")),
     ]
+    if "error" in source:
+        figures.append(tag("p", f"The source did not answer: {source['error']}", class_="error"))
     if "overlap" in found:
         share = f"Of the documents that a recent question finds, {found['overlap']:.1%} are the same on both sides."
         figures.append(tag("p", share))
@@ -205,6 +207,8 @@ def _quality(checks: Found) -> list[Markup]:
     found = checks.get("quality")
     if not found:
         return []
+    if "error" in found:
+        return [_section("How well it finds", tag("p", found["error"], class_="error"))]
     rows = [
         [
             mode,

@@ -52,7 +52,7 @@ def as_dict(connection: Connection, move: Move) -> dict[str, Any]:
     }
 
 
-_REQUEST = ("embedder", "chunking", "rate", "auto_switch")
+_REQUEST = ("embedder", "chunking", "rate", "auto_switch", "judged", "min_ndcg")
 
 
 def _view(connection: Connection, key: int) -> dict[str, Any] | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from abc import abstractmethod
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from whimbrel.move.shown import as_dict
 from whimbrel.move.wish import Wish
 from whimbrel.owner.forgetting import forget_later
 from whimbrel.owner.succession import drop_later
+from whimbrel.search.quality import judged_here
 from whimbrel.service.content import Content
 from whimbrel.stores.base import Reach, Store
 from whimbrel.stores.resolve import open_store, parse_uri, same_place
@@ -50,11 +52,15 @@ class Moves(Content):
         chunking: str | None = None,
         rate: float = 0.0,
         auto_switch: bool = False,
+        judged: str | Path | None = None,
+        min_ndcg: float = 0.0,
     ) -> tuple[Move, Job]:
         """Begin to build another view of a collection beside the live one; the owner does it.
 
         `to`: the target store's URI; without it, the same store. `embedder`: `provider:model`; `chunking`: as
         `tokens=256,overlap=32`. At least one differs from what there is. `rate`: rows per second, 0 for no limit.
+        `judged`: a folder of judged queries in BEIR's layout, which both sides are searched for before the switch; with
+        `min_ndcg`, the move fails where hybrid search through the target has a lower nDCG@10.
 
         Raises `BadInput` where nothing would change, `Conflict` for a second move of the collection, `ConfigError`,
         `SpaceMismatch` where the target cannot hold the vectors, `StoreUnavailable`, `StoreRefused`.
@@ -62,6 +68,7 @@ class Moves(Content):
         if rate < 0:
             raise BadInput(f"The rate is {rate}; rows per second are 0 (no limit) or more.")
         wish = self.wish(collection, to=to, embedder=embedder, chunking=chunking, rate=rate, auto_switch=auto_switch)
+        request = self._with_judgements(wish.request, wish.collection.id, judged, min_ndcg)
         self.check_target(wish)
         with self.catalog.read() as connection:
             plan = cheap(sizes.sizes(connection, wish.collection.id, wish.store.view.chunking_id), wish)
@@ -69,7 +76,7 @@ class Moves(Content):
             found = collections.find(connection, collection)
             space_id = vectors.space_id(connection, wish.space, wish.request.embedder)
             chunking_id = collections.chunking_id(connection, wish.request.chunking)
-            move = moves.create(connection, found, wish.request, space_id=space_id, chunking_id=chunking_id, plan=plan)
+            move = moves.create(connection, found, request, space_id=space_id, chunking_id=chunking_id, plan=plan)
             job = self._enqueue_move(connection, move, "build")
         self._wake()
         return move, job
@@ -262,9 +269,29 @@ class Moves(Content):
         self._wake()
         return changed, job
 
-    def verify_move(self, move: Move) -> Job:
-        """Compare every row of the target with the catalog, and search both sides, again."""
+    def verify_move(self, move: Move, *, judged: str | Path | None = None, min_ndcg: float = 0.0) -> Job:
+        """Compare every row of the target with the catalog, and search both sides, again. `judged` and `min_ndcg`: as
+        for `start_move`, from now on."""
+        if judged is not None:
+            request = self._with_judgements(move.request, move.collection_id, judged, min_ndcg)
+            move = self._change(move, request=moves.as_json(request))
         return self._do(move, "verify")
+
+    def _with_judgements(
+        self, request: Request, collection_id: int, judged: str | Path | None, min_ndcg: float
+    ) -> Request:
+        """Raises `PathNotFound` and `BadInput` for what cannot be judged by."""
+        if not 0 <= min_ndcg <= 1:
+            raise BadInput(f"nDCG@10 lies between 0 and 1; {min_ndcg:g} cannot be asked for. Nothing was begun.")
+        if judged is None and min_ndcg:
+            raise BadInput(
+                "A least nDCG@10 needs judged queries. Nothing was begun.", "Give their folder too: `--eval`."
+            )
+        if judged is None:
+            return request
+        folder = Path(judged).expanduser().absolute()
+        judged_here(self.catalog, collection_id, folder)
+        return replace(request, judged=str(folder), min_ndcg=min_ndcg)
 
     def accept_move(self, move: Move) -> Move:
         """Make a move ready although it differs, or rows cannot go: what its checks name is accepted."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from whimbrel.errors import BadInput, PathNotFound
-from whimbrel.evaluation.metrics import METRICS
+from whimbrel.judging.metrics import METRICS
 
 if TYPE_CHECKING:
     import numpy as np
