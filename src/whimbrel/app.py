@@ -18,12 +18,12 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from whimbrel.answer.asking import Asked, Asking
-from whimbrel.catalog import collections, jobs, leases, migrate, vectors
+from whimbrel.catalog import collections, compatible, jobs, leases, migrate, vectors
 from whimbrel.catalog.collections import Collection, ViewRow
 from whimbrel.catalog.engine import Catalog
 from whimbrel.config import Settings, load_settings
 from whimbrel.config.values import without_credentials
-from whimbrel.domain import Answer, AnswerEvent, Job, Mode, SearchResult, ViewKind
+from whimbrel.domain import Answer, AnswerEvent, Job, Mode, SearchResult, Space, ViewKind
 from whimbrel.errors import AlreadyOwned, BadQuery, SpaceMismatch
 from whimbrel.home import Home, host_name
 from whimbrel.ingest.chunk import Chunking, check_readable
@@ -37,6 +37,7 @@ from whimbrel.lexicon.language import DEFAULT, language_of, uri_of
 from whimbrel.lexicon.tantivy import TantivyLexicon
 from whimbrel.models.embedders.base import Embedder
 from whimbrel.models.embedders.resolve import resolve_embedder
+from whimbrel.models.embedders.serving import ServingEmbedder
 from whimbrel.move.cutting import Cutter
 from whimbrel.move.driver import Mover
 from whimbrel.owner import lock
@@ -261,13 +262,28 @@ class Whimbrel(Service):
             return self._embedders[spec]
 
     def embedder_for(self, space_id: int) -> Embedder:
-        """The embedder of a space of the catalog. Raises `SpaceMismatch` when the model is not what it was."""
+        """The embedder of a space of the catalog: its own model, or what was declared compatible with it, as the
+        catalog says at each call. Raises `SpaceMismatch` when the model is not what it was."""
         with self._spaces_lock:
             known = self._spaces.get(space_id)
         if known is not None:
             return known
         with self.catalog.read() as connection:
+            space, _ = vectors.read_space(connection, space_id)
+        made = ServingEmbedder(space, lambda: self._serving(space_id))
+        made.current()
+        with self._spaces_lock:
+            return self._spaces.setdefault(space_id, made)
+
+    def _serving(self, space_id: int) -> Embedder:
+        with self.catalog.read() as connection:
             space, spec = vectors.read_space(connection, space_id)
+            declared = compatible.serving(connection, space_id)
+        if declared is not None:
+            return self._embedder_of(declared.space, declared.embedder)
+        return self._embedder_of(space, spec)
+
+    def _embedder_of(self, space: Space, spec: str) -> Embedder:
         embedder = self.embedder(spec)
         if embedder.space.key != space.key:
             raise SpaceMismatch(
@@ -275,10 +291,9 @@ class Whimbrel(Service):
                 f"{space.numeric}); {spec!r} is now {embedder.space.model} ({embedder.space.revision[:12]}, "
                 f"{embedder.space.dimensions}, {embedder.space.numeric}). They were not compared, and nothing was "
                 "written.",
-                "Install the model that made them, or keep the collection searchable by words (mode lexical).",
+                "Install the model that made them, or keep the collection searchable by words (mode lexical). If it is "
+                "the same model in another form: `whimbrel move start --embedder MODEL --compatible` measures that.",
             )
-        with self._spaces_lock:
-            self._spaces[space_id] = embedder
         return embedder
 
     def _default_view(self, collection: Collection, kind: ViewKind) -> tuple[str, int | None, int] | None:

@@ -65,6 +65,22 @@ spaces = Table(
     Column("definition", Json, nullable=False),
 )
 
+compatible = Table(
+    "compatible",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("space_id", Key, ForeignKey("spaces.id"), nullable=False),
+    Column("collection", Text, nullable=False),
+    Column("embedder", Text, nullable=False),
+    Column("definition", Json, nullable=False),
+    Column("checks", Json, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("created_at", Double, nullable=False),
+    Column("updated_at", Double, nullable=False),
+    Index("ix_compatible_space_id", "space_id"),
+)
+"""Embedders that were declared to serve a space which another made, with what was measured."""
+
 chunkings = Table(
     "chunkings",
     metadata,

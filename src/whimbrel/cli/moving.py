@@ -16,6 +16,7 @@ from whimbrel.cli.waiting import finished, owned_elsewhere
 
 if TYPE_CHECKING:
     from whimbrel.app import Whimbrel
+    from whimbrel.catalog.compatible import Compatible
     from whimbrel.catalog.moves import Move
     from whimbrel.domain import Job
 
@@ -84,10 +85,20 @@ def start(
     auto_switch: Annotated[bool, typer.Option("--auto-switch", help="Switch as soon as all is verified.")] = False,
     judged: Eval = None,
     min_ndcg: MinNdcg = 0.0,
+    compatible: Annotated[
+        bool,
+        typer.Option(
+            "--compatible", help="Let the embedder serve the vectors that there are, if it is measured to be able to."
+        ),
+    ] = False,
     detach: Annotated[bool, typer.Option("--detach", help="Do not wait; needs a running owner.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Build and verify another view beside the live one. Searches and writes go on; nothing is switched yet."""
+    if compatible:
+        others = [to, chunking, judged, *filter(None, (rate, auto_switch, min_ndcg, detach))]
+        _declare(collection, embedder, others=any(one is not None for one in others), as_json=as_json)
+        return
     with opened() as whimbrel:
         move, job = whimbrel.start_move(
             collection,
@@ -106,6 +117,10 @@ def start(
 def status(collection: Name, as_json: AsJson = False) -> None:
     """Show where the collection's last move stands."""
     with opened() as whimbrel:
+        declared = _declared(whimbrel, collection)
+        if declared is not None:
+            _show_declared(declared, as_json)
+            return
         _show(whimbrel.move_dict(whimbrel.move(collection)), as_json)
 
 
@@ -177,6 +192,9 @@ def switch(collection: Name, as_json: AsJson = False) -> None:
 def rollback(collection: Name, as_json: AsJson = False) -> None:
     """Switch back to the old view. The target is fed still."""
     with opened() as whimbrel:
+        if _declared(whimbrel, collection) is not None:
+            _show_declared(whimbrel.withdraw_compatible(collection), as_json)
+            return
         move = whimbrel.move(collection)
         _wait(whimbrel, move, whimbrel.rollback_move(move), as_json)
 
@@ -184,13 +202,62 @@ def rollback(collection: Name, as_json: AsJson = False) -> None:
 @app.command()
 def finalise(collection: Name, as_json: AsJson = False) -> None:
     """Give up the way back: the old view is no longer fed. Its data stays until `view drop`."""
-    _steer(collection, as_json, lambda whimbrel, move: whimbrel.finalise_move(move))
+    with opened() as whimbrel:
+        if _declared(whimbrel, collection) is not None:
+            _show_declared(whimbrel.finalise_compatible(collection), as_json)
+            return
+        _show(whimbrel.move_dict(whimbrel.finalise_move(whimbrel.move(collection))), as_json)
 
 
 @app.command()
 def abort(collection: Name, as_json: AsJson = False) -> None:
     """End a move before its switch. What it made is dropped; nothing else is."""
     _steer(collection, as_json, lambda whimbrel, move: whimbrel.abort_move(move))
+
+
+def _declare(collection: str, embedder: str | None, *, others: bool, as_json: bool) -> None:
+    from whimbrel.errors import BadInput
+
+    if embedder is None or others:
+        raise BadInput(
+            "--compatible goes with --embedder and nothing else: nothing is copied. Nothing was changed.",
+            "Leave the other options out, or --compatible.",
+        )
+    with opened() as whimbrel:
+        _show_declared(whimbrel.declare_compatible(collection, embedder), as_json)
+
+
+def _declared(whimbrel: Whimbrel, collection: str) -> Compatible | None:
+    """The last declaration about the collection's space, where no move was begun since."""
+    from whimbrel.errors import MoveNotFound
+
+    found = whimbrel.compatible(collection)
+    if found is None:
+        return None
+    try:
+        return found if whimbrel.move(collection).created_at < found.created_at else None
+    except MoveNotFound:
+        return found
+
+
+def _show_declared(found: Compatible, as_json: bool) -> None:
+    if as_json:
+        out.data(found.as_dict())
+        return
+    said = {
+        "serving": "serves the vectors that there are; nothing was embedded again",
+        "finalised": "serves the vectors that there are, for good",
+        "rolled_back": "was taken back: the model that made the vectors serves them",
+    }[found.state]
+    out.styled(f"{out.bold(found.collection)}: {out.bold(found.embedder)} {said}")
+    checks = found.checks
+    out.line(
+        f"  cosine of the same texts: mean {checks['mean_cosine']:.4f}, lowest {checks['lowest_cosine']:.4f}; "
+        f"{checks['overlap@10']:.1%} of the nearest ten in common"
+    )
+    out.line(f"  by {checks['chunks']:,} chunks and {checks['questions']:,} recent questions")
+    if found.state == "serving":
+        out.note(f"`whimbrel move rollback {found.collection}` goes back; `move finalise` gives that up.")
 
 
 def _steer(collection: str, as_json: bool, change: Callable[[Whimbrel, Move], Move]) -> None:

@@ -135,10 +135,11 @@ def cheap(found: Sizes, wish: Wish) -> dict[str, Any]:
 
 
 class Planner:
-    """`opened(uri, table, space)` opens a store for writing; nothing but scratch tables is ever made with it."""
+    """`embedder` gives that of the target's space, where one is needed. `opened(uri, table, space)` opens a store for
+    writing; nothing but scratch tables is ever made with it."""
 
     def __init__(
-        self, catalog: Catalog, wish: Wish, opened: Opener, embedder: Embedder, base: Path, tell: Tell
+        self, catalog: Catalog, wish: Wish, opened: Opener, embedder: Callable[[], Embedder], base: Path, tell: Tell
     ) -> None:
         self._catalog = catalog
         self._wish = wish
@@ -159,11 +160,11 @@ class Planner:
         cut, sample, embedding = None, None, None
         if wish.other_chunking:
             self._tell("cutting a sample")
-            cut, records, read = await asyncio.to_thread(cut_sample, self._catalog, wish, self._embedder, found)
+            cut, records, read = await asyncio.to_thread(cut_sample, self._catalog, wish, self._embedder(), found)
             sample = (cut, read)
         if wish.other_space or wish.other_chunking:
             self._tell("embedding a sample")
-            embedding, more = await embed_sample(self._catalog, wish, self._embedder, sample)
+            embedding, more = await embed_sample(self._catalog, wish, self._embedder(), sample)
             lost += more
         count = cut.chunks if cut is not None else found.chunks
         trial = None

@@ -76,7 +76,7 @@ def report(connection: Connection, move: Move, rejected: Sequence[Reject]) -> di
     """One JSON object."""
     return {
         "written_at": iso(now()),
-        "move": as_dict(connection, move),
+        "move": {name: value for name, value in as_dict(connection, move).items() if name != "busy"},
         "timeline": timeline(move),
         "throughput": throughput(move.samples),
         "rejected": {"rows": len(rejected), "named": [_as_dict(one) for one in rejected[:NAMED]]},

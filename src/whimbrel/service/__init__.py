@@ -13,8 +13,8 @@ from whimbrel import __version__
 from whimbrel.catalog import collections, conversations, listing
 from whimbrel.catalog.conversations import Conversation, Turn
 from whimbrel.owner import lock
+from whimbrel.service.compatible import CompatibleSpaces
 from whimbrel.service.jobs import JobFailed
-from whimbrel.service.moves import Moves
 
 if TYPE_CHECKING:
     from whimbrel.catalog.backup import BackupReport, RestoreReport
@@ -27,7 +27,7 @@ RowsDone = Callable[[str, int, int], None]
 RESTORE_LEASE_S = 3_600.0
 
 
-class Service(Moves):
+class Service(CompatibleSpaces):
     """The part of `Whimbrel` that works on rows."""
 
     def conversations(self, collection: str | None = None, *, limit: int = 100, offset: int = 0) -> list[Conversation]:

@@ -14,7 +14,7 @@ from whimbrel.config import Settings
 from whimbrel.domain import Job, JobState, ViewKind
 from whimbrel.errors import Conflict, ViewError, WaitTimeout, WhimbrelError
 from whimbrel.home import Home
-from whimbrel.models.embedders.base import Embedder
+from whimbrel.models.embedders.serving import ServingEmbedder
 
 if TYPE_CHECKING:
     from whimbrel.owner.owner import Owner
@@ -38,7 +38,7 @@ class Jobs(ABC):
         self.settings = settings
         self.home = home
         self.owner: Owner | None = None
-        self._spaces: dict[int, Embedder] = {}
+        self._spaces: dict[int, ServingEmbedder] = {}
         self._spaces_lock = threading.Lock()
         self._secrets: dict[str, Sequence[str]] = {}
 

@@ -41,6 +41,10 @@ class Moves(Content):
     def embedder(self, spec: str | None = None) -> Embedder:
         """The embedder of a `provider:model`, or of the settings; opened once."""
 
+    @abstractmethod
+    def embedder_for(self, space_id: int) -> Embedder:
+        """The embedder of a space of the catalog, by its key. Raises `SpaceMismatch` where it is not here."""
+
     # --- asking for one ----------------------------------------------------------------------------------------------
 
     def start_move(
@@ -96,12 +100,11 @@ class Moves(Content):
         Raises as `start_move` does; what only the target cannot hold is in the plan's losses.
         """
         wish = self.wish(collection, to=to, embedder=embedder, chunking=chunking)
-        model = self.embedder(wish.request.embedder)
         planner = Planner(
             self.catalog,
             wish,
             lambda uri, table, space: self._open(uri, table, space, read_only=False),
-            model,
+            lambda: self._model(wish),
             self.home.path,
             on_progress or (lambda what: None),
         )
@@ -151,6 +154,12 @@ class Moves(Content):
                 "`whimbrel view rebuild` makes its view anew in the same place.",
             )
         return Wish(found, store, request, space, source_space, source_spec, source_chunking)
+
+    def _model(self, wish: Wish) -> Embedder:
+        """What embeds for the target: of the same space, whatever serves that."""
+        if wish.other_space or wish.store.view.space_id is None:
+            return self.embedder(wish.request.embedder)
+        return self.embedder_for(wish.store.view.space_id)
 
     def check_target(self, wish: Wish) -> None:
         """Whether the target can be reached, and can hold vectors of that many dimensions."""

@@ -1,0 +1,121 @@
+"""Declaring that a model may serve a space that another made: a move without copying."""
+
+from __future__ import annotations
+
+import asyncio
+
+from whimbrel.catalog import collections, compatible, moves, vectors
+from whimbrel.catalog.collections import ViewRow
+from whimbrel.catalog.compatible import Compatible, CompatibleState
+from whimbrel.domain import Space
+from whimbrel.errors import Conflict, MoveNotFound, WhimbrelError
+from whimbrel.ingest.chunk import Chunking, check_readable
+from whimbrel.models.embedders.base import Embedder
+from whimbrel.move.compatible import check_probed, check_spaces, probe
+from whimbrel.service.moves import Moves
+
+
+class CompatibleSpaces(Moves):
+    """What changes the model of a collection without embedding it anew."""
+
+    def declare_compatible(self, collection: str, embedder: str) -> Compatible:
+        """Let `embedder`, a `provider:model`, serve the space of a collection from now on, in every process and for
+        every collection of that space: it embeds the queries and the new texts; the vectors of record stay.
+
+        First its vectors of probe texts (chunks from all over, and recent questions) are compared with those of record.
+        What was measured is kept with the decision. `withdraw_compatible` goes back, until `finalise_compatible`.
+
+        Raises `SpaceMismatch` where what was measured is below what is wanted, or the vectors can never be compared;
+        `ConfigError` where the model reads less than the longest chunk may have; `Conflict` while another declaration
+        can be taken back, a move of the collection is under way, or it has too few chunks; and what the model raises.
+        """
+        row, space, spec, chunking = self._served(collection)
+        model = self.embedder(embedder)
+        check_spaces(space, self._serving_space(row, space), model.space, embedder)
+        check_readable(Chunking.parse(chunking), model.space)
+        self._check_free(collection, row)
+        probed = asyncio.run(probe(self.catalog, row, model, self._own_model(space, spec)))
+        check_probed(probed, embedder)
+        assert row.view.space_id is not None
+        with self.catalog.write() as connection:
+            found = compatible.declare(
+                connection, row.view.space_id, collection, embedder, model.space, probed.as_dict()
+            )
+        self._decided(row.view.space_id)
+        return found
+
+    def compatible(self, collection: str) -> Compatible | None:
+        """The last declaration about a collection's space; None where there never was one."""
+        with self.catalog.read() as connection:
+            store, _ = collections.live_views(connection, collections.find(connection, collection))
+            if store is None or store.view.space_id is None:
+                return None
+            return compatible.latest(connection, store.view.space_id)
+
+    def withdraw_compatible(self, collection: str) -> Compatible:
+        """Let the space's own model serve it again. Texts that were embedded meanwhile keep their vectors.
+
+        Raises `MoveNotFound` where nothing was declared, `Conflict` after it was finalised.
+        """
+        return self._decide(collection, CompatibleState.ROLLED_BACK)
+
+    def finalise_compatible(self, collection: str) -> Compatible:
+        """Give up the way back. Raises as `withdraw_compatible`."""
+        return self._decide(collection, CompatibleState.FINALISED)
+
+    def _decide(self, collection: str, state: CompatibleState) -> Compatible:
+        found = self.compatible(collection)
+        if found is None:
+            raise MoveNotFound(
+                f"No model was declared compatible with the space of {collection!r}.",
+                f"`whimbrel move start {collection} --embedder MODEL --compatible` declares one.",
+            )
+        with self.catalog.write() as connection:
+            changed = compatible.change(connection, found, state)
+        self._decided(found.space_id)
+        return changed
+
+    def _served(self, collection: str) -> tuple[ViewRow, Space, str, str]:
+        """The live store view, its space, the embedder that made it, and how it is cut."""
+        with self.catalog.read() as connection:
+            store, _ = collections.live_views(connection, collections.find(connection, collection))
+            if store is None or store.view.space_id is None:
+                raise Conflict(
+                    f"The collection {collection!r} has no live view yet: it is being built. Nothing was changed.",
+                    "Try again when `whimbrel status` shows it live.",
+                )
+            space, spec = vectors.read_space(connection, store.view.space_id)
+            return store, space, spec, collections.chunking_spec(connection, store.view.chunking_id)
+
+    def _check_free(self, collection: str, row: ViewRow) -> None:
+        assert row.view.space_id is not None
+        with self.catalog.read() as connection:
+            compatible.check_open(compatible.latest(connection, row.view.space_id))
+            going = [one for one in moves.listing(connection, under_way=True) if one.collection == collection]
+        if going:
+            raise Conflict(
+                f"The collection {collection!r} is being moved: move {going[0].id} is {going[0].state}. Nothing was "
+                "changed.",
+                "End that one first: `whimbrel move finalise`, or `move abort`.",
+            )
+
+    def _serving_space(self, row: ViewRow, space: Space) -> Space:
+        assert row.view.space_id is not None
+        with self.catalog.read() as connection:
+            declared = compatible.serving(connection, row.view.space_id)
+        return declared.space if declared is not None else space
+
+    def _own_model(self, space: Space, spec: str) -> Embedder | None:
+        """The model that made a space; None where it is not here, or is another by now."""
+        try:
+            found = self.embedder(spec)
+        except WhimbrelError:  # then the vectors of record are all there is to compare with, and the report says so
+            return None
+        return found if found.space.key == space.key else None
+
+    def _decided(self, space_id: int) -> None:
+        with self._spaces_lock:
+            known = self._spaces.get(space_id)
+        if known is not None:
+            known.look_again()
+        self._wake()
