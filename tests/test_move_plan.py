@@ -227,6 +227,12 @@ def test_chunks_longer_than_the_new_model_reads_are_named(
     plan = plan_of(home, embedder="two")
     assert plan.embedding is not None
     assert plan.embedding.too_long == 60
+    assert said(plan, "model") == [
+        "Chunks may have 186 tokens, and 'two' reads 60: name a --chunking that it reads, in the same move."
+    ]
+    assert plan.stopped
+    with pytest.raises(ConfigError, match="reads 60 tokens at most"):
+        home.start_move("default", embedder="two")
     (told,) = said(plan, "texts")
     assert told.startswith("60 chunks are longer than the 60 tokens that 'two' reads, in: ")
     assert "20 more documents" in told
@@ -252,6 +258,21 @@ def test_another_chunking_is_cut_from_a_sample(home: Whimbrel) -> None:
     assert plan.rows == plan.cut.chunks > 2 * count(home, t.chunks)
     assert plan.embedding is not None
     assert plan.embedding.texts + plan.embedding.of_record == plan.rows
+
+
+def test_what_comes_is_what_the_plan_of_a_small_collection_said(toys: dict[str, Toy], tmp_path: Path) -> None:
+    with Whimbrel(home=tmp_path / "home", embedder="one") as home:
+        home.ingest(files(tmp_path / "notes", 12))
+        home.add([{"id": "long", "title": "Long", "text": paragraphs(*range(9))}])
+        home.wait_for_head("default")
+        vectors = count(home, t.vectors)
+        plan = home.plan_move("default", to="lancedb:other", chunking="tokens=70,overlap=8")
+        move, job = home.start_move("default", to="lancedb:other", chunking="tokens=70,overlap=8")
+        home.finish(job)
+        (store, *_) = home.move_by_id(move.id).checks["views"]
+        assert plan.rows == store["rows"]
+        assert plan.embedding is not None
+        assert plan.embedding.texts == count(home, t.vectors) - vectors
 
 
 # --- what it does not do ---------------------------------------------------------------------------------------------

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,7 +65,7 @@ def lacking_keys(
 ) -> list[int]:
     """The keys of up to `limit` chunks without a vector in a space, from all over the collection."""
     chunks = t.chunks.c
-    last = rows.max_chunk_key(connection, collection_id)
+    last = rows.max_chunk_key(connection, collection_id, chunking_id)
     query = (
         select(chunks.id)
         .where(chunks.collection_id == collection_id, chunks.chunking_id == chunking_id, _without(space_id))
@@ -84,22 +84,6 @@ def _without(space_id: int | None) -> ColumnElement[bool]:
 def embeddable(connection: Connection, keys: Sequence[int]) -> list[str]:
     """What an embedder is given for these chunks, as they come in the catalog."""
     return [text for _, text in _embeddable(connection, _columns().where(among(t.chunks.c.id, list(keys))))]
-
-
-def longest(
-    connection: Connection, collection_id: int, chunking_id: int, space_id: int | None, *, batch: int
-) -> Iterator[list[tuple[str, str]]]:
-    """(document's URI, what an embedder is given) of the chunks without a vector in a space, the longest first by the
-    tokens that they had when they were cut; in batches."""
-    chunks = t.chunks.c
-    ordered = (
-        select(chunks.id)
-        .where(chunks.collection_id == collection_id, chunks.chunking_id == chunking_id, _without(space_id))
-        .order_by(chunks.tokens.desc(), chunks.id)
-    )
-    keys = list(connection.execute(ordered).scalars())
-    for some in batched(keys, batch):
-        yield _embeddable(connection, _columns().where(among(chunks.id, list(some))))
 
 
 def _columns() -> Select[Any]:
@@ -134,7 +118,7 @@ def of_record(connection: Connection, space_id: int | None, hashes: Sequence[byt
 
 def spread_keys(connection: Connection, collection_id: int, chunking_id: int, places: int, each: int) -> list[int]:
     """The keys of `places` runs of `each` chunks, evenly over the collection; all of a small one."""
-    last = rows.max_chunk_key(connection, collection_id)
+    last = rows.max_chunk_key(connection, collection_id, chunking_id)
     keys: set[int] = set()
     for place in range(places):
         after = last * place // places

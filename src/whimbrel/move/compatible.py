@@ -120,7 +120,7 @@ def _chunks(catalog: Catalog, row: ViewRow) -> tuple[list[str], Vectors]:
     """What the embedder was given, and the vectors of record, of chunks from all over; the same ones each time."""
     view = row.view
     with catalog.read() as connection:
-        last = rows.max_chunk_key(connection, view.collection_id)
+        last = rows.max_chunk_key(connection, view.collection_id, view.chunking_id)
         places = sorted(random.Random(0).sample(range(last), min(PROBES, last)))
         where = (view.collection_id, view.chunking_id)
         near = (rows.next_keys(connection, *where, after=place, upto=last, limit=1) for place in places)
@@ -149,7 +149,7 @@ def _overlap(catalog: Catalog, row: ViewRow, before: Vectors, after: Vectors) ->
     exact = ExactSearch(np.concatenate([before, after]), K + 1)
     view = row.view
     with catalog.read() as connection:
-        last = rows.max_chunk_key(connection, view.collection_id)
+        last = rows.max_chunk_key(connection, view.collection_id, view.chunking_id)
         reached = 0
         while keys := rows.next_keys(
             connection, view.collection_id, view.chunking_id, after=reached, upto=last, limit=BLOCK

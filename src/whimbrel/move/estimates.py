@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
 
@@ -14,6 +14,7 @@ import numpy as np
 from whimbrel.catalog import sizes
 from whimbrel.catalog.documents import text_hash, view_metadata
 from whimbrel.catalog.engine import Catalog
+from whimbrel.catalog.longer import Longer, longer_than
 from whimbrel.catalog.sizes import Sizes, WholeText
 from whimbrel.domain import EmbedKind, chunk_id, embedded_text
 from whimbrel.errors import ModelError, TextRefused
@@ -32,12 +33,6 @@ TEXTS = 64
 BATCH = 8
 EMBED_S = 8.0
 """Spent on it, about."""
-FIT = 500
-"""The longest chunks are counted first, until so many in a row fit."""
-COUNTED = 20_000
-"""Chunks that are counted, at most."""
-NAMED = 10
-"""Documents that are named."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,8 +119,9 @@ async def embed_sample(
     if cut is None:
         found = await asyncio.to_thread(_lacking, catalog, wish)
         texts, count = found.sample, found.texts
-        long, documents, more = await asyncio.to_thread(_too_long, catalog, wish, embedder)
-        lost += of_model(wish, long, documents, more=more)
+        longer = await asyncio.to_thread(_too_long, catalog, wish, embedder)
+        lost += of_model(wish, longer)
+        long = longer.expected
         of_record = found.chunks - count
     else:
         texts, share = await asyncio.to_thread(_lacking_of, catalog, wish, cut[1])
@@ -167,34 +163,15 @@ def _lacking_of(catalog: Catalog, wish: Wish, texts: Sequence[str]) -> tuple[lis
     return (list(different.values())[::step][:TEXTS] if share else []), share
 
 
-def _too_long(catalog: Catalog, wish: Wish, embedder: Embedder) -> tuple[int, list[str], bool]:
-    """(chunks that the model cannot read whole, documents with such, whether there may be more than were counted)."""
-    if not wish.other_space:
-        return 0, [], False
-    count = counted = fit = 0
-    documents: dict[str, None] = {}
+def _too_long(catalog: Catalog, wish: Wish, embedder: Embedder) -> Longer:
+    """Chunks that the model cannot read whole."""
+
+    def tokens(text: str) -> int:
+        return embedder.count_tokens(text) if _reads(embedder, text) else embedder.space.max_tokens + 1
+
     with catalog.read() as connection:
-        space = sizes.known_space(connection, wish.space)
         where = (wish.collection.id, wish.store.view.chunking_id)
-        for uri, text in _flat(sizes.longest(connection, *where, space, batch=FIT)):
-            counted += 1
-            if _reads(embedder, text):
-                fit += 1
-            else:
-                fit = 0
-                count += 1
-                documents[uri] = None
-            if fit >= FIT or counted >= COUNTED:
-                break
-    named = list(documents)
-    rest = len(named) - NAMED
-    said = [*named[:NAMED], f"{rest:,} more documents"] if rest > 0 else named
-    return count, said, counted >= COUNTED and fit < FIT
-
-
-def _flat(batches: Iterator[list[tuple[str, str]]]) -> Iterator[tuple[str, str]]:
-    for batch in batches:
-        yield from batch
+        return longer_than(connection, *where, tokens, embedder.space.max_tokens)
 
 
 def _reads(embedder: Embedder, text: str) -> bool:

@@ -5,11 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from whimbrel.catalog.longer import Longer
 from whimbrel.domain import Space
 from whimbrel.filters.grammar import OPERATORS
+from whimbrel.ingest.chunk import Chunking
 from whimbrel.move.trial import TOLERANCE
 from whimbrel.move.wish import Wish
 from whimbrel.stores.base import StoreInfo
+
+NAMED = 10
+"""Documents that are named."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,12 +104,17 @@ def of_rows(refused: Sequence[tuple[str, str]], changed: Sequence[str], sampled:
     return found
 
 
-def of_model(wish: Wish, long: int, documents: Sequence[str], *, more: bool) -> list[Loss]:
-    """Chunks that the new model cannot read whole: they would have no vector."""
-    if not long:
-        return []
-    at_least = "At least " if more else ""
-    said = f"{at_least}{long:,} chunks are longer than the {wish.space.max_tokens:,} tokens that "
-    named = ", ".join(documents)
-    out = "They would be found by words alone; choose a smaller --chunking to embed them too."
-    return [Loss("texts", f"{said}{wish.request.embedder!r} reads, in: {named}. {out}")]
+def of_model(wish: Wish, longer: Longer) -> list[Loss]:
+    """Chunks that the new model cannot read whole. Where its chunking makes such, a move is refused."""
+    tokens, reads = Chunking.parse(wish.request.chunking).tokens, wish.space.max_tokens
+    found = []
+    if tokens > reads:
+        said = f"Chunks may have {tokens:,} tokens, and {wish.request.embedder!r} reads {reads:,}"
+        found.append(Loss("model", f"{said}: name a --chunking that it reads, in the same move.", stops=True))
+    if longer.longer:
+        about = "" if longer.looked_at == longer.chunks else "About "
+        named = [uri for uri, _ in longer.examples[:NAMED]]
+        named += [f"{longer.documents - len(named):,} more documents"] if longer.documents > len(named) else []
+        said = f"{about}{longer.expected:,} chunks are longer than the {reads:,} tokens that {wish.request.embedder!r} "
+        found.append(Loss("texts", f"{said}reads, in: {', '.join(named)}."))
+    return found

@@ -100,7 +100,7 @@ def _numbers(found: Found) -> Markup:
     views = checks.get("views", [])
     wrong = sum(view["missing"] + view["extra"] + view["different"] + view["doubled"] for view in views)
     facts = [
-        ("rows", f"{move['rows']['done']:,}"),
+        ("rows", f"{views[0]['rows'] if views else move['rows']['done']:,}"),
         ("to build", _seconds(copying)),
         ("to verify", _seconds(verifying)),
         ("differences", f"{wrong:,}" if views else "–"),

@@ -73,6 +73,7 @@ class Moves(Content):
             raise BadInput(f"The rate is {rate}; rows per second are 0 (no limit) or more.")
         wish = self.wish(collection, to=to, embedder=embedder, chunking=chunking, rate=rate, auto_switch=auto_switch)
         request = self._with_judgements(wish.request, wish.collection.id, judged, min_ndcg)
+        self._check_chunking(wish)
         self.check_target(wish)
         with self.catalog.read() as connection:
             plan = cheap(sizes.sizes(connection, wish.collection.id, wish.store.view.chunking_id), wish)
@@ -137,14 +138,8 @@ class Moves(Content):
         spec = embedder or source_spec
         space = source_space if embedder is None else self.embedder(embedder).space
         parsed = Chunking.parse(chunking or source_chunking)
-        try:
+        if chunking is not None:
             check_readable(parsed, space)
-        except ConfigError as error:
-            if chunking is not None:
-                raise
-            raise ConfigError(
-                f"{error.message} Nothing was begun.", "Name a `--chunking` that the new model reads, in the same move."
-            ) from error
         cut = parsed.spec
         request = Request(uri, spec, cut, rate, auto_switch)
         if same_place(uri, store.view.uri) and space.key == source_space.key and cut == source_chunking:
@@ -160,6 +155,15 @@ class Moves(Content):
         if wish.other_space or wish.store.view.space_id is None:
             return self.embedder(wish.request.embedder)
         return self.embedder_for(wish.store.view.space_id)
+
+    def _check_chunking(self, wish: Wish) -> None:
+        """Whether a new model reads the chunks that there are; a plan says which it does not."""
+        try:
+            check_readable(Chunking.parse(wish.request.chunking), wish.space)
+        except ConfigError as error:
+            raise ConfigError(
+                f"{error.message} Nothing was begun.", "Name a `--chunking` that the new model reads, in the same move."
+            ) from error
 
     def check_target(self, wish: Wish) -> None:
         """Whether the target can be reached, and can hold vectors of that many dimensions."""
@@ -283,7 +287,10 @@ class Moves(Content):
         for `start_move`, from now on."""
         if judged is not None:
             request = self._with_judgements(move.request, move.collection_id, judged, min_ndcg)
-            move = self._change(move, request=moves.as_json(request))
+            with self.catalog.write() as connection:
+                current = moves.lock(connection, move.id).request
+                asked = replace(current, judged=request.judged, min_ndcg=request.min_ndcg)
+                moves.change(connection, move.id, request=moves.as_json(asked))
         return self._do(move, "verify")
 
     def _with_judgements(
