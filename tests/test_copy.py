@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import shutil
 import sqlite3
 import subprocess
@@ -33,6 +34,7 @@ from copying import (
     libpq,
     vectors,
 )
+from whimbrel.domain import Space
 from whimbrel.errors import (
     AlreadyOwned,
     BadInput,
@@ -46,9 +48,12 @@ from whimbrel.errors import (
     SuspiciousChange,
     ViewDamaged,
 )
+from whimbrel.stores.base import DENSE, Records
 from whimbrel.stores.foreign.base import Chosen
 from whimbrel.stores.foreign.resolve import parse
+from whimbrel.stores.foreign.values import differences
 from whimbrel.stores.metrics import Metric
+from whimbrel.stores.resolve import open_store
 
 COSINE = Chosen(metric=Metric.COSINE)
 
@@ -436,6 +441,7 @@ async def test_equal_counts_do_not_hide_other_ids(copies: Copies, tmp_path: Path
 async def test_ids_that_look_alike_are_kept_apart(copies: Copies, fresh_postgres: str, tmp_path: Path) -> None:
     """An id as text, quoted, cased, blank or in another Unicode form is another id, everywhere."""
     ids = [
+        "",
         "1",
         "01",
         " 1",
@@ -469,6 +475,73 @@ async def test_ids_that_look_alike_are_kept_apart(copies: Copies, fresh_postgres
         assert report.holds
         _, rows = await copies.read(target)
         assert dict(zip(rows.ids, rows.texts, strict=True)) == dict(zip(ids, ids, strict=True))
+
+
+async def test_every_kind_of_value_in_every_database(
+    copies: Copies, server: ChromaServer, fresh_postgres: str, tmp_path: Path
+) -> None:
+    """What databases drop, change or refuse: null, NaN, nested, empty and mixed lists, large integers, taken names."""
+    given: list[dict[str, Any]] = [
+        {"null": None, "nan": math.nan, "inf": -math.inf, "zero": -0.0, "tiny": 5e-324, "huge": 1.7e308},
+        {"int": 2**63, "more": -(2**200), "bool": True, "one": 1, "float": 1.0},
+        {"empty": [], "mixed": [1, "a", None, 2.5], "deep": [[1], {"a": {"b": []}}], "object": {}},
+        {"#hash": 1, "$ref": 2, "chroma:document": "x", "": "no name", "a.b": 1, "a": {"b": 2}, "whimbrel:more": "y"},
+        {"nul": "a\0b", "$date": "no date", "$object": [], "nested": {"$uuid": 1, "$float": "nan"}},
+        {"id": 1, "text": 2, "vector": 3, "metadata": 4, "whimbrel_more": 5, "document": 6, "ID": 7},
+    ]
+    store = open_store(f"lancedb:{tmp_path}/views", "v", Space("toy", "1", 8), base=tmp_path)
+    await store.create()
+    ids = [f"i{row}" for row in range(len(given))]
+    await store.upsert(Records(ids, {DENSE: vectors(len(given))}, ids, given))
+    await store.close()
+    source = f"lancedb:{tmp_path}/views/v"
+    _, rows = await copies.read(source)
+    places = {
+        "lancedb": f"lancedb:{tmp_path}/l/odd",
+        "parquet": f"parquet:{tmp_path}/p/odd",
+        "chroma": f"chroma:{tmp_path}/c/odd",
+        "server": f"{server.uri}/odd",
+        "postgresql": at(fresh_postgres, "odd"),
+    }
+    for target in places.values():
+        report = await copies.one(source, target)
+        assert report.holds, report.as_dict()
+        _, found = await copies.read(target)
+        assert not differences(rows, found, 1e-6)
+
+
+async def test_a_row_that_is_too_large_for_the_server_is_rejected_and_the_others_go(
+    copies: Copies, tmp_path: Path
+) -> None:
+    server = ChromaServer(tmp_path / "served", "max_payload_size_bytes: 300000")
+    server.start()
+    texts = [f"{row} " + "x" * (500_000 if row == 7 else 20_000) for row in range(60)]
+    flat = pa.FixedSizeListArray.from_arrays(pa.array(vectors(60).reshape(-1)), 8)
+    table = pa.table({"id": list(range(60)), "text": texts, "vector": flat})
+    lancedb.connect(tmp_path / "l").create_table("notes", table)
+    try:
+        report = await copies.one(f"lancedb:{tmp_path}/l/notes", f"{server.uri}/notes", chosen=COSINE)
+    finally:
+        server.kill()
+    assert (report.written, report.rejected) == (59, 1)
+    assert report.verified.holds
+    (line,) = (Path(report.state) / "rejects.jsonl").read_text().splitlines()
+    assert json.loads(line)["id"] == "7"
+    assert "too large" in json.loads(line)["reason"]
+    assert "xxx" not in line
+
+
+async def test_rows_that_all_vanish_are_no_error(copies: Copies, fresh_postgres: str, tmp_path: Path) -> None:
+    source = fill_postgres(fresh_postgres, rows=50)
+
+    def empty(what: str, done: int, total: int) -> None:
+        if what == "building the index":
+            with psycopg.connect(libpq(fresh_postgres), autocommit=True) as connection:
+                connection.execute("DELETE FROM notes")
+
+    (report,) = await copies.run(source, f"parquet:{tmp_path}/out/notes", on_step=empty)
+    assert report.source_changed
+    assert report.verified.changed == 50
 
 
 async def test_the_metric_is_the_source_s(copies: Copies, fresh_postgres: str, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ import pytest
 
 from chroma_server import ChromaServer
 from commands import Shell
-from copying import chroma_client, files, fill_chroma, fill_chroma_folder, fill_lance
+from copying import at, chroma_client, files, fill_chroma, fill_chroma_folder, fill_lance
 
 
 @pytest.fixture
@@ -101,11 +101,15 @@ def test_a_cold_copy_is_refused_where_it_would_not_be_exact(shell: Shell, tmp_pa
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["lancedb", "parquet", "chroma"])
-def test_killed_at_any_point_it_goes_on_and_loses_nothing(kind: str, shell: Shell, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["lancedb", "parquet", "chroma", "postgresql"])
+def test_killed_at_any_point_it_goes_on_and_loses_nothing(
+    kind: str, shell: Shell, fresh_postgres: str, tmp_path: Path
+) -> None:
     """A `kill -9` at random points, until one run comes to its end."""
     rows = 20_000 if kind != "chroma" else 6_000
     source, target = fill_lance(tmp_path / "l", rows=rows), f"{kind}:{tmp_path}/out/notes"
+    if kind == "postgresql":
+        target = at(fresh_postgres, "notes")
     chance = random.Random(5)
     kills = 0
     while kills < 4:
