@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from decimal import Decimal
@@ -177,9 +177,6 @@ def fill_postgres(url: str, name: str = "notes", rows: int = 300) -> str:
             if statement.strip():
                 connection.execute(statement.encode())
     return at(url, name)
-
-
-Files = Callable[[Path], dict[str, tuple[int, int]]]
 
 
 def files(folder: Path) -> dict[str, tuple[int, int, bytes]]:

@@ -531,6 +531,21 @@ async def test_a_row_that_is_too_large_for_the_server_is_rejected_and_the_others
     assert "xxx" not in line
 
 
+async def test_arrays_of_a_collection_that_was_dropped_do_not_turn_up(copies: Copies, tmp_path: Path) -> None:
+    """Chroma leaves them behind, and gives its row numbers again."""
+    client = chroma_client(tmp_path / "c")
+    old = client.create_collection("old", embedding_function=None)
+    ids = [f"r{row}" for row in range(300)]
+    old.add(ids=ids, embeddings=vectors(300), metadatas=[{"left": [1, 2]}] * 300)
+    client.delete_collection("old")
+    client.close()
+    report = await copies.one(fill_parquet(tmp_path / "p"), f"chroma:{tmp_path}/c/notes", chosen=COSINE)
+    assert report.holds, report.as_dict()
+    client = chroma_client(tmp_path / "c")
+    assert client.get_collection("notes", embedding_function=None).get(where={"left": {"$contains": 1}})["ids"] == []
+    client.close()
+
+
 async def test_rows_that_all_vanish_are_no_error(copies: Copies, fresh_postgres: str, tmp_path: Path) -> None:
     source = fill_postgres(fresh_postgres, rows=50)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -70,6 +69,10 @@ def copy(
             _copy_cold(here, there, progress, as_json)
             return
         holds = _copy(here, there, options, Home(found.home).copying, progress, as_json)
+    except KeyboardInterrupt:
+        progress.end()
+        out.note("What was copied stays: the same command with --resume goes on.")
+        raise
     finally:
         progress.end()
     if not holds:
@@ -77,11 +80,16 @@ def copy(
 
 
 def _copy(here: Address, there: Address, options: object, states: Path, progress: Progress, as_json: bool) -> bool:
+    import asyncio
+
     from whimbrel.move.copy import Options, copy_all
 
     assert isinstance(options, Options)
-    if here.scheme == there.scheme == "chroma" and here.collection == there.collection == "*":
-        out.note("The files of a Chroma folder can be copied as they are, which is exact and quicker: --cold.")
+    if here.scheme == "chroma" and there.scheme.startswith("chroma"):
+        out.note(
+            "To bring all of a Chroma folder to a new place, copying its files is exact and quicker: "
+            "`whimbrel copy --cold 'chroma:PATH/*' 'chroma:NEW/*'`, then `chroma run --path NEW`."
+        )
 
     def told(report: CopyReport) -> None:
         progress.end()
@@ -98,6 +106,8 @@ def _copy(here: Address, there: Address, options: object, states: Path, progress
 
 
 def _copy_cold(here: Address, there: Address, progress: Progress, as_json: bool) -> None:
+    import asyncio
+
     from whimbrel.move.copy import copy_cold
 
     report = asyncio.run(copy_cold(here, there, base=Path.cwd(), on_step=progress.paced))

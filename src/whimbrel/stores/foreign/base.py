@@ -199,7 +199,6 @@ class Limits:
     bytes: int = 16 << 20
     needs_metric: bool = False
     """A collection there has a metric; elsewhere only an index has."""
-    metrics: frozenset[Metric] = frozenset(Metric)
     max_dimensions: int | None = None
 
 
@@ -254,8 +253,6 @@ class Database(ABC):
 
     shown: str
     """For messages; no credentials."""
-    cold: str = ""
-    """Where all of it is better copied as files: how, in words."""
 
     @abstractmethod
     async def collections(self) -> Sequence[str]:

@@ -26,6 +26,7 @@ from whimbrel.stores.base import Reach
 from whimbrel.stores.chroma.backend import NAMES, Backend, Collection, UnknownId, as_vectors
 from whimbrel.stores.chroma.embedded import EmbeddedBackend
 from whimbrel.stores.chroma.metadata import ENVELOPE, LISTS, ODD, OURS, decode
+from whimbrel.stores.chroma.rows import from_chroma, get, to_chroma
 from whimbrel.stores.chroma.server import WRITE_PATIENCE, ServerBackend
 from whimbrel.stores.chroma.uri import parse_server
 from whimbrel.stores.envelope import Dialect
@@ -52,7 +53,6 @@ TOLERANCE = 1e-6
 """Of a vector under the metric cosine: Chroma keeps its direction and its length apart, and multiplies them again."""
 
 _MORE = "whimbrel:more"
-_ID_PREFIX = "whimbrel:id:"
 _FROM = {"cosine": Metric.COSINE, "l2": Metric.L2, "ip": Metric.DOT}
 _TO = {metric: name for name, metric in _FROM.items()}
 _READ_ROWS = 2_000
@@ -171,12 +171,6 @@ class ChromaDatabase(Database):
         self.backend = backend
         self.snapshot = snapshot
         self.shown = f"Chroma at {snapshot.folder if snapshot else backend.shown}"
-        self.cold = (
-            "This folder's files can be copied as they are, which is exact and quicker: `whimbrel copy --cold "
-            "chroma:PATH/* chroma:NEW_PATH/*`, then `chroma run --path NEW_PATH`."
-            if snapshot
-            else ""
-        )
 
     async def collections(self) -> Sequence[str]:
         await self.ready()
@@ -245,7 +239,7 @@ class ChromaSource(Source):
         parts = []
         for start in range(0, len(ids), _READ_ROWS):
             found = await self._read(
-                collection, [to_chroma(self._kind, one) for one in ids[start : start + _READ_ROWS]]
+                collection, [_to_chroma(self._kind, one) for one in ids[start : start + _READ_ROWS]]
             )
             parts.append(found)
         whole = [part for part in parts if part.ids]
@@ -282,7 +276,7 @@ class ChromaSource(Source):
         return self._collection
 
     def _from(self, id_: str) -> Id:
-        return self._kind.parse(id_.removeprefix(_ID_PREFIX))
+        return self._kind.parse(from_chroma(id_))
 
 
 class ChromaSink(Sink):
@@ -327,7 +321,7 @@ class ChromaSink(Sink):
 
     async def write(self, rows: Rows, *, fresh: bool) -> None:
         collection = self._known()
-        ids = [to_chroma(self._kind, id_) for id_ in rows.ids]
+        ids = [_to_chroma(self._kind, id_) for id_ in rows.ids]
         written = [write_metadata(one) for one in rows.metadata]
         if not fresh:  # keys that a row had before would stay
             await self._backend.delete(collection, ids)
@@ -343,6 +337,7 @@ class ChromaSink(Sink):
             )
             try:
                 await self._backend.put(collection, part)
+                await self._remove_stale_keys(collection, part)
             except ViewDamaged as error:  # what Chroma says does not name a full disk
                 if self._database.folder is not None and shutil.disk_usage(self._database.folder).free < _ROOM:
                     raise DiskFull(
@@ -352,7 +347,7 @@ class ChromaSink(Sink):
                 raise
 
     async def delete(self, ids: Sequence[Id]) -> None:
-        await self._backend.delete(self._known(), [to_chroma(self._kind, id_) for id_ in ids])
+        await self._backend.delete(self._known(), [_to_chroma(self._kind, id_) for id_ in ids])
 
     async def ids(self) -> AsyncIterator[Sequence[Id]]:
         async for some in self._source().ids():
@@ -367,6 +362,27 @@ class ChromaSink(Sink):
     async def close(self) -> None:
         self._collection = None
 
+    async def _remove_stale_keys(self, collection: Collection, rows: Whole) -> None:
+        """Arrays that a collection which was dropped has left behind turn up at new rows (chroma-core/chroma issue
+        7594)."""
+        there = await get(self._backend, collection, ids=rows.ids, include=["metadatas"])
+        number = {id_: row for row, id_ in enumerate(rows.ids)}
+        mended: dict[int, dict[str, Any]] = {}
+        for id_, stored in zip(there.ids, there.metadata, strict=True):
+            wanted = rows.metadata[number[id_]] or {}
+            if stale := [key for key in stored or {} if key not in wanted]:
+                mended[number[id_]] = {**wanted, **dict.fromkeys(stale)}
+        if mended:
+            places = list(mended)
+            some = Whole(
+                [rows.ids[row] for row in places],
+                [rows.texts[row] for row in places],
+                list(mended.values()),
+                [rows.uris[row] for row in places],
+                rows.vectors[places],
+            )
+            await self._backend.put(collection, some)
+
     def _source(self) -> ChromaSource:
         return ChromaSource(self._database, self._name, Chosen())
 
@@ -375,10 +391,8 @@ class ChromaSink(Sink):
         return self._collection
 
 
-def to_chroma(kind: IdKind, id_: Id) -> str:
-    """Chroma refuses the empty id; it gets a name, and so does whatever begins like that name."""
-    text = kind.text(id_)
-    return text if text and not text.startswith(_ID_PREFIX) else _ID_PREFIX + text
+def _to_chroma(kind: IdKind, id_: Id) -> str:
+    return to_chroma(kind.text(id_))
 
 
 def write_metadata(metadata: Mapping[str, Any]) -> tuple[dict[str, Any], str | None]:
