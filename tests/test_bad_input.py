@@ -5,20 +5,19 @@ from __future__ import annotations
 import io
 import os
 import random
-import shutil
 import signal
 import socket
 import subprocess
 import sys
 import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
 from running import DEADLINE_S, Toy, chunks, files, found, head, paragraphs, until, uris, verified
+from small_disk import remount, small_disk
 from test_extract import docx, pdf
 from whimbrel import errors
 from whimbrel.app import Whimbrel
@@ -302,24 +301,6 @@ def test_a_text_of_100_mb_is_taken_in_little_memory(tmp_path: Path) -> None:
 
 
 # --- the machine -----------------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def small_disk(place: Path, megabytes: int) -> Iterator[Path]:
-    """A disk of its own, where one may mount."""
-    place.mkdir()
-    mount = shutil.which("mount")
-    command = [mount or "", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", str(place)]
-    if mount is None or subprocess.run(command, capture_output=True).returncode:
-        pytest.skip("a small disk cannot be mounted here, so a full one was not tried")
-    try:
-        yield place
-    finally:
-        subprocess.run(["umount", "-l", str(place)], check=True, capture_output=True)
-
-
-def remount(place: Path, options: str) -> None:
-    subprocess.run(["mount", "-o", f"remount,{options}", str(place)], check=True, capture_output=True)
 
 
 def test_a_full_disk_under_the_catalog(toy: Toy, tmp_path: Path) -> None:

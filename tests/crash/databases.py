@@ -8,8 +8,8 @@ import re
 import sqlite3
 import time
 import urllib.request
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,13 +19,13 @@ from own_postgres import OwnPostgres, own_postgres
 NAMES = ("lancedb", "postgres", "chroma folder", "chroma server")
 SERVERS = ("postgres", "chroma server")
 _VIEW = re.compile(r"c\d+-v\d+-[0-9a-f]{6}")
+_TABLES = "SELECT tablename FROM pg_tables WHERE schemaname = 'whimbrel'"
 
 
 @dataclass(slots=True)
 class Databases:
     home: Path
-    postgres: OwnPostgres
-    chroma: ChromaServer
+    servers: Mapping[str, OwnPostgres | ChromaServer]
     kills: int = 0
     due: dict[str, float] = field(default_factory=dict)
     """Servers that were killed, and when they come back."""
@@ -33,16 +33,16 @@ class Databases:
     """When one was away: from, until."""
 
     def uri(self, name: str) -> str:
-        uris = {"lancedb": "lancedb:", "postgres": self.postgres.uri, "chroma folder": "chroma:"}
-        return uris.get(name, self.chroma.uri)
+        return self.servers[name].uri if name in SERVERS else {"lancedb": "lancedb:", "chroma folder": "chroma:"}[name]
 
     def name(self, uri: str) -> str:
-        return next(name for name in NAMES if self.uri(name) == uri)
+        there = (name for name in NAMES if name not in SERVERS or name in self.servers)
+        return next(name for name in there if self.uri(name) == uri)
 
     def kill(self, name: str, away_s: float) -> None:
         if name in self.due:
             return
-        self._server(name).kill()
+        self.servers[name].kill()
         self.kills += 1
         self.due[name] = time.time() + away_s
         self.outages.append((time.time(), math.inf))
@@ -51,7 +51,7 @@ class Databases:
         """Start those whose time has come again. Returns whether all are there."""
         for name, at in list(self.due.items()):
             if at_once or time.time() >= at:
-                self._server(name).start()
+                self.servers[name].start()
                 del self.due[name]
         if not self.due:
             self.outages = [(since, min(until, time.time())) for since, until in self.outages]
@@ -60,17 +60,8 @@ class Databases:
     def views(self) -> set[str]:
         """The names of the views whose data, or part of it, lies in any of them."""
         found = {path.name for path in (self.home / "views").glob("*")}
-        tables = {
-            str(row[0]) for row in self.postgres.run("SELECT tablename FROM pg_tables WHERE schemaname = 'whimbrel'")
-        }
-        if "positions" in tables:
-            tables |= {str(row[0]) for row in self.postgres.run("SELECT view FROM whimbrel.positions")}
-        found |= tables
-        url = (
-            f"http://127.0.0.1:{self.chroma.port}/api/v2/tenants/default_tenant/databases/default_database/collections"
-        )
-        with urllib.request.urlopen(url, timeout=30) as answer:
-            found |= {one["name"] for one in json.load(answer)}
+        for server in self.servers.values():
+            found |= _tables(server) if isinstance(server, OwnPostgres) else _collections(server)
         found |= self._in_folder()
         return {match.group() for match in map(_VIEW.search, found) if match}
 
@@ -85,18 +76,30 @@ class Databases:
         assert not stray, f"index folders of no collection: {stray}"
         return names
 
-    def _server(self, name: str) -> OwnPostgres | ChromaServer:
-        return self.postgres if name == "postgres" else self.chroma
+
+def _tables(server: OwnPostgres) -> set[str]:
+    tables = {str(row[0]) for row in server.run(_TABLES)}
+    positions = server.run("SELECT view FROM whimbrel.positions") if "positions" in tables else []
+    return tables | {str(row[0]) for row in positions}
+
+
+def _collections(server: ChromaServer) -> set[str]:
+    url = f"http://127.0.0.1:{server.port}/api/v2/tenants/default_tenant/databases/default_database/collections"
+    with urllib.request.urlopen(url, timeout=30) as answer:
+        return {str(one["name"]) for one in json.load(answer)}
 
 
 @contextmanager
-def databases(folder: Path, home: Path) -> Iterator[Databases]:
-    with own_postgres() as postgres:
-        chroma = ChromaServer(folder / "chroma-server")
-        chroma.start()
-        made = Databases(home, postgres, chroma)
-        try:
-            yield made
-        finally:
-            made.revive(at_once=True)  # which stops Postgres in order
-            chroma.kill()
+def databases(folder: Path, home: Path, servers: Sequence[str] = SERVERS) -> Iterator[Databases]:
+    """`servers`: those that are started."""
+    with ExitStack() as stack:
+        running: dict[str, OwnPostgres | ChromaServer] = {}
+        if "postgres" in servers:
+            running["postgres"] = stack.enter_context(own_postgres())
+        if "chroma server" in servers:
+            chroma = running["chroma server"] = ChromaServer(folder / "chroma-server")
+            chroma.start()
+            stack.callback(chroma.kill)
+        made = Databases(home, running)
+        stack.callback(made.revive, at_once=True)  # first of all at the end: Postgres stops in order
+        yield made

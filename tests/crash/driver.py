@@ -70,8 +70,8 @@ def say(text: str) -> None:
 
 
 def _end_with_parent() -> None:
-    while os.read(0, 1):
-        pass
+    for line in sys.stdin:  # what it is told after its order is where to crash
+        points.arm(*json.loads(line)["crash"])
     os._exit(0)
 
 

@@ -20,19 +20,11 @@ from crash.databases import NAMES, SERVERS, Databases, databases
 from crash.diary import Written
 from crash.harness import BATCH, SETTINGS, Pool, Process, notes, opened, paid_again, processes
 from crash.model import WORDS, contents, strays
-from crash.points import MOVING
 from crash.rounds import ask_over_http
 from whimbrel.app import Whimbrel
-from whimbrel.catalog.moves import Move
 from whimbrel.doctor import Level, diagnose
-from whimbrel.domain import Job, JobState, MoveState
-from whimbrel.errors import Conflict, WhimbrelError
+from whimbrel.domain import Job, JobState
 
-BUILDING = (MoveState.COPYING, MoveState.CATCHING_UP, MoveState.VERIFYING)
-PHASES = ("started", "copying", "verifying", "ready", "switching", "switched", "going back", "rolled_back")
-VICTIMS = ("owner", "owner", "api", "writer", "searcher", "client", "target", "target", "source")
-DETOURS = {"pause": 0.2, "abort": 0.15, "abort when ready": 0.1, "rollback": 0.3, "abort at last": 0.1}
-CLIENT = ("write:before", "write:after", "move.create:after", "move.change:after")
 AFTER_KILLS = {"failed_jobs", "stale_socket"}
 """What the doctor may say: what was asked for could not be, at its time; and a killed process was one that serves."""
 PATIENCE_S = 240.0
@@ -80,9 +72,12 @@ class Figures:
 class Moving:
     """A home whose collection moves, and whoever works on it."""
 
-    def __init__(self, folder: Path, seed: int, pool: Pool, places: Databases, **settings: Any) -> None:
+    def __init__(
+        self, seed: int, pool: Pool, places: Databases, folder: Path, owners: Sequence[str], **settings: Any
+    ) -> None:
         self.dice = random.Random(seed)
         self.pool = pool
+        self.owners = owners
         self.places = places
         self.folder = folder
         self.home = places.home
@@ -93,8 +88,8 @@ class Moving:
         self.settings = {**SETTINGS, **settings}
         self.figures = Figures()
         self.team: dict[str, Process] = {}
-        """Who works: `first` and `second` may be the owner, and answer over HTTP or not; then `writer`, `searcher`,
-        and `client`, which is not started again."""
+        """Who works: those that may be the owner, and answer over HTTP or not; then `writer`, `searcher`, and `client`,
+        which is not started again."""
         self.killed: set[Process] = set()
         self.armed: dict[Process, str] = {}
         self.ownerless: list[float] = []
@@ -112,27 +107,15 @@ class Moving:
             self._keep_going()
             yield
 
-    # --- a round -----------------------------------------------------------------------------------------------------
+    # --- where it is -------------------------------------------------------------------------------------------------
 
-    def round(self, target: str | None = None, disturbances: Sequence[tuple[str, str]] | None = None) -> None:
-        """One move, from where the collection is to `target`, with everything that is in its way; then all checks.
-
-        `disturbances`: (phase, victim) pairs.
-        """
-        self.figures.rounds += 1
-        source = self._place()
-        target = target or self._next(source)
-        if _Round(self, source, target, disturbances).run():
-            self.figures.pairs[source, target] += 1
-        self.check()
-
-    def _next(self, source: str) -> str:
-        """The one to which it has gone least often from here."""
+    def next(self, source: str) -> str:
+        """The database to which it has gone least often from here."""
         others = [name for name in NAMES if name != source]
         least = min(self.figures.pairs[source, name] for name in others)
         return self.dice.choice([name for name in others if self.figures.pairs[source, name] == least])
 
-    def _place(self) -> str:
+    def place(self) -> str:
         live = next(
             row for row in self.whimbrel.views("default") if row.view.state == "live" and row.view.kind == "store"
         )
@@ -145,14 +128,14 @@ class Moving:
         self.places.revive()
         self._keep_going()
 
-    def _keep_going(self, armed: tuple[str, int] | None = None) -> None:
-        for role in ("first", "second", "searcher", *(["writer"] if self.writing else [])):
+    def _keep_going(self) -> None:
+        for role in (*self.owners, "searcher", *(["writer"] if self.writing else [])):
             process = self.team.get(role)
             if process is not None and process.alive:
                 continue
             if process is not None:
                 self.buried(role, process)
-            self.team[role] = self._start(role, armed if role in ("first", "second") else None)
+            self.team[role] = self._start(role)
 
     def buried(self, role: str, process: Process) -> None:
         if process in self.killed:
@@ -160,11 +143,11 @@ class Moving:
         status = process.process.wait()
         assert status == -9, f"the {role} ended with {status}: {process.said[-3:]} {process.errors}"
         self.figures.kills[f"{role if role == 'client' else 'owner'}, {self.armed[process]}"] += 1
+        if role != "client":
+            self.ownerless.append(time.time())
 
-    def _start(self, role: str, armed: tuple[str, int] | None) -> Process:
+    def _start(self, role: str) -> Process:
         process = self.pool.take()
-        if armed:
-            self.armed[process] = armed[0]
         match role:
             case "writer":
                 self.stop.unlink(missing_ok=True)
@@ -172,9 +155,9 @@ class Moving:
             case "searcher":
                 self.tell(process, "search", log=str(self.log), words=list(WORDS), seed=self.dice.randrange(1_000))
             case _ if self.dice.random() < 0.4:
-                self.tell(process, "own", armed)
+                self.tell(process, "own")
             case _:
-                self.tell(process, "serve", armed)
+                self.tell(process, "serve")
                 threading.Thread(target=self._ask, args=(process,), daemon=True).start()
         return process
 
@@ -187,10 +170,11 @@ class Moving:
         process.tell(do=deed, **order, **more)
 
     def arm(self, place: str, nth: int) -> None:
-        """Whoever is the owner from here on is killed at a place."""
-        for role in ("first", "second"):
-            self.kill(role, "arming")
-        self._keep_going((place, nth))
+        """Whoever is the owner is killed at a place, and so may be the next one."""
+        for role in self.owners:
+            self.armed[self.team[role]] = place
+            with suppress(BrokenPipeError):
+                self.team[role].tell(crash=(place, nth))
 
     def kill(self, role: str, where: str) -> None:
         process = self.team.get(self._owner() if role == "owner" else "second" if role == "api" else role)
@@ -280,10 +264,7 @@ class Moving:
             (found,) = self.whimbrel.status()["collections"]
             return not active and all(view["live"] and not view["lag"] and not view["error"] for view in found["views"])
 
-        deadline = time.monotonic() + PATIENCE_S
-        while not rest():
-            assert time.monotonic() < deadline, self.said()
-            time.sleep(0.05)
+        self.until(rest, "everything is at rest")
         return Written.read(self.diary)
 
     def check_searches(self, written: Written) -> None:
@@ -305,198 +286,20 @@ class Moving:
         self.figures.slowest_s = max((note["to"] - note["from"] for note in found), default=0.0)
 
 
-class _Round:
-    """One move, and what happens to it."""
-
-    def __init__(
-        self, moving: Moving, source: str, target: str, disturbances: Sequence[tuple[str, str]] | None
-    ) -> None:
-        self.moving = moving
-        self.whimbrel = moving.whimbrel
-        self.dice = dice = moving.dice
-        self.source, self.target = source, target
-        if disturbances is None:
-            disturbances = [(dice.choice(PHASES), dice.choice(VICTIMS)) for _ in range(dice.randint(1, 4))]
-        self.left = list(disturbances)
-        self.detours = {name for name, share in DETOURS.items() if dice.random() < share}
-        before = self.whimbrel.moves(limit=1)
-        self.before = {move.id for move in before}
-        """Moves that are over."""
-        self.options = ["--to", moving.places.uri(target), "--rate", str(dice.choice([0, 60, 150]))]
-        if dice.random() < 0.2:
-            self.options.append("--auto-switch")
-        self.idle = 0
-
-    def run(self) -> bool:
-        """Returns whether the collection has moved."""
-        dice = self.dice
-        armed = None
-        if dice.random() < 0.6:
-            place = dice.choice([*MOVING, "write"])
-            armed = f"{place}:{dice.choice(['before', 'after'])}", dice.randint(1, 30 if place == "write" else 2)
-            self.moving.arm(*armed)
-        at = time.strftime("%H:%M:%S")
-        print(f"{at} {self.source} -> {self.target}: {self.left} {self.detours} {armed}", flush=True)
-        self.moving.until(self._step, f"{self.source} -> {self.target}")
-        self.moving.until(lambda: not self._client(), "the client ends")
-        move = self._move()
-        return move is not None and move.state is MoveState.FINALISED
-
-    def _step(self) -> bool:
-        """Look where the move is, and do what is due there. True when it is over."""
-        move = self._move()
-        doing = self._doing(move)
-        self._disturb(self._phase(move, doing))
-        if doing or self._client():
-            self.idle = 0
-            return False
-        if move is None:
-            self._ask("start", *self.options)
-            return False
-        match move.state:
-            case MoveState.FINALISED:
-                self.whimbrel.start_view_job("drop_view", move.source_store, now=True)
-                return True
-            case MoveState.ABORTED:
-                self.before.add(move.id)
-                return "abort at last" in self.detours
-            case MoveState.FAILED:
-                self._failed(f"verifying: {move.error}")
-                self._ask("resume")
-            case state if state in BUILDING:
-                self._building(move)
-            case MoveState.READY | MoveState.PREPARED:
-                self._ask("abort" if self._take("abort when ready") else "switch")
-            case MoveState.SWITCHED:
-                self._both(move)
-                self._ask("rollback" if self._take("rollback") else "finalise")
-            case MoveState.ROLLED_BACK:
-                self._both(move)
-                self._ask("abort" if "abort at last" in self.detours else "switch")
-        return False
-
-    def _building(self, move: Move) -> None:
-        if self._take("pause"):
-            with suppress(Conflict):
-                self.whimbrel.pause_move(move)
-                time.sleep(self.dice.uniform(0.1, 1.5))
-                self._ask("resume")
-        elif self._take("abort"):
-            self._ask("abort")
-        else:  # its job has ended, and it is not ready: nobody goes on
-            self.idle += 1
-            if self.idle == 40:
-                self._failed(f"stands still: {move.state}")
-                self._ask("resume")
-
-    def _both(self, move: Move) -> None:
-        """Both sides are fed: each is what the catalog says."""
-        if self.dice.random() < 0.5:
-            self.moving.places.revive(at_once=True)
-            self.moving.verify([*move.sources, *move.targets])
-
-    def _take(self, detour: str) -> bool:
-        """Whether to go that way now; once."""
-        if detour not in self.detours:
-            return False
-        self.detours.discard(detour)
-        self.moving.figures.detours[detour] += 1
-        return True
-
-    # --- where it is -------------------------------------------------------------------------------------------------
-
-    def _move(self) -> Move | None:
-        found = [move for move in self.whimbrel.moves(limit=1) if move.id not in self.before]
-        return found[0] if found else None
-
-    def _doing(self, move: Move | None) -> str:
-        """What the owner has been told to do with it."""
-        active = [job for job in self.whimbrel.jobs(active=True) if job.kind == "move"]
-        return next((job.args["do"] for job in active if move is not None and job.args["move"] == move.id), "")
-
-    def _client(self) -> bool:
-        """Whether a command that was begun is still under way."""
-        client = self.moving.team.get("client")
-        if client is None:
-            return False
-        if client.alive and not any(line.startswith(("[", '{"error')) for line in client.said):
-            return True
-        if '{"error"' in "".join(client.said):
-            self._failed(f"by command: {client.said[-1]} {client.errors}")
-        del self.moving.team["client"]
-        if not client.kill() and client.process.returncode < 0:
-            self.moving.buried("client", client)
-        return False
-
-    def _phase(self, move: Move | None, doing: str) -> str:
-        if move is None:
-            return "started" if self._client() else ""
-        if doing == "switch":
-            return "switching"
-        if doing == "rollback":
-            return "going back"
-        return {"catching_up": "copying", "prepared": "ready"}.get(move.state.value, move.state.value)
-
-    def _disturb(self, phase: str) -> None:
-        for when, victim in [one for one in self.left if one[0] == phase]:
-            self.left.remove((when, victim))
-            time.sleep(math.exp(self.dice.uniform(math.log(0.004), math.log(1.0))))
-            if victim not in ("target", "source"):
-                self.moving.kill(victim, when)
-            elif (name := self.target if victim == "target" else self.source) in SERVERS:
-                self.moving.places.kill(name, self.dice.uniform(0.1, 3.0))
-
-    def _ask(self, do: str, *options: str) -> None:
-        """By the command line in a process of its own, or in this one."""
-        if self.dice.random() < 0.6:
-            client = self.moving.pool.take()
-            place = (self.dice.choice(CLIENT), self.dice.randint(1, 3)) if self.dice.random() < 0.2 else None
-            if place:
-                self.moving.armed[client] = place[0]
-            self.moving.tell(client, "command", place, tasks=[{"task": "move", "do": do, "options": options}])
-            self.moving.team["client"] = client
-            return
-        try:
-            self._here(do)
-        except WhimbrelError as error:
-            self._failed(f"{do}: {error.code}: {error.message}")
-
-    def _failed(self, what: str) -> None:
-        print(f"{time.strftime('%H:%M:%S')} {what}", flush=True)
-        self.moving.figures.failures[what[:50]] += 1
-
-    def _here(self, do: str) -> None:
-        whimbrel = self.whimbrel
-        if do == "start":
-            to, rate = self.options[1], float(self.options[3])
-            whimbrel.start_move("default", to=to, rate=rate, auto_switch="--auto-switch" in self.options)
-            return
-        steps: dict[str, Callable[[Move], Any]] = {
-            "resume": whimbrel.resume_move,
-            "switch": whimbrel.switch_move,
-            "rollback": whimbrel.rollback_move,
-            "finalise": whimbrel.finalise_move,
-            "abort": whimbrel.abort_move,
-        }
-        steps[do](whimbrel.move("default"))
-
-
-def run(folder: Path, seed: int, rounds: int, *, seconds: float = math.inf, **settings: Any) -> Figures:
-    """`rounds` moves, or as many as begin in `seconds`."""
-    with moving(folder, seed, **settings) as made:
-        began = time.monotonic()
-        while made.figures.rounds < rounds and time.monotonic() - began < seconds:
-            made.round()
-            made.figures.seconds = time.monotonic() - began
-            print(made.figures, flush=True)
-    return made.figures
-
-
 @contextmanager
-def moving(folder: Path, seed: int, **settings: Any) -> Iterator[Moving]:
-    print(f"seed {seed}")
-    home = folder / "home"
-    with databases(folder, home) as places, driver.quickened(), processes() as pool:
-        made = Moving(folder, seed, pool, places, **settings)
+def moving(
+    folder: Path,
+    seed: int,
+    servers: Sequence[str] = SERVERS,
+    owners: Sequence[str] = ("first", "second"),
+    **settings: Any,
+) -> Iterator[Moving]:
+    """A collection that is written to and searched from here on, in LanceDB.
+
+    `servers`: those that are started; `owners`: who may be the owner, and one of them is.
+    """
+    print(f"seed {seed}", flush=True)
+    with databases(folder, folder / "home", servers) as places, driver.quickened(), processes() as pool:
+        made = Moving(seed, pool, places, folder, owners, **settings)
         with made.going():
             yield made
