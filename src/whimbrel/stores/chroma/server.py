@@ -50,6 +50,12 @@ WRITE_PATIENCE = 4
 _NOTHING_LOST = "Nothing is lost: what was not written waits in the catalog."
 
 
+BREAKS = 3
+"""Times that a server which answers otherwise may break a write off before it is taken for too large: some close the
+connection before they have read all of it, and their refusal is lost."""
+_BROKEN = (httpx.WriteError, httpx.ReadError, httpx.RemoteProtocolError)
+
+
 class ServerBackend(Backend):
     single_process = False
 
@@ -117,18 +123,32 @@ class ServerBackend(Backend):
         metadata: Sequence[Mapping[str, Any] | None],
     ) -> None:
         await self._greet()
-        await self._ask(
-            "POST",
-            f"/collections/{collection.id}/upsert",
-            {
-                "ids": ids,
-                "embeddings": _as_base64(vectors) if self._base64 else vectors,
-                "documents": texts,
-                "metadatas": metadata,
-                "uris": None,
-            },
-            patience=WRITE_PATIENCE,
-        )
+        written = {
+            "ids": ids,
+            "embeddings": _as_base64(vectors) if self._base64 else vectors,
+            "documents": texts,
+            "metadatas": metadata,
+            "uris": None,
+        }
+        await self._put(collection, written)
+
+    async def _put(self, collection: Collection, written: Mapping[str, Any]) -> None:
+        """Write rows, as columns. Raises `Refused` also where the refusal was lost."""
+        for _ in range(BREAKS):
+            try:
+                await self._ask("POST", f"/collections/{collection.id}/upsert", written, patience=WRITE_PATIENCE)
+                return
+            except StoreUnavailable as error:
+                if not isinstance(error.__context__, _BROKEN) or not await self._answers():
+                    raise
+        raise Refused(f"{self.shown} breaks the connection off")
+
+    async def _answers(self) -> bool:
+        try:
+            status, _ = await self._send("GET", "/heartbeat")
+        except StoreUnavailable:
+            return False
+        return status == 200
 
     async def delete(self, collection: Collection, ids: Sequence[str]) -> None:
         await self._ask("POST", f"/collections/{collection.id}/delete", {"ids": ids}, patience=WRITE_PATIENCE)

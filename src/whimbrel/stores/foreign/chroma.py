@@ -18,18 +18,16 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-import httpx
 import numpy as np
 import numpy.typing as npt
 
 from whimbrel.errors import BadInput, Conflict, DiskFull, NotFound, StoreRefused, StoreUnavailable, ViewDamaged
 from whimbrel.stores.base import Reach
-from whimbrel.stores.batches import Refused
 from whimbrel.stores.chroma.backend import NAMES, Backend, Collection, UnknownId, as_vectors
 from whimbrel.stores.chroma.embedded import EmbeddedBackend
 from whimbrel.stores.chroma.metadata import ENVELOPE, LISTS, ODD, OURS, decode
 from whimbrel.stores.chroma.rows import from_chroma, get, to_chroma
-from whimbrel.stores.chroma.server import WRITE_PATIENCE, ServerBackend
+from whimbrel.stores.chroma.server import ServerBackend
 from whimbrel.stores.chroma.uri import parse_server
 from whimbrel.stores.envelope import Dialect
 from whimbrel.stores.foreign.base import (
@@ -59,10 +57,6 @@ _FROM = {"cosine": Metric.COSINE, "l2": Metric.L2, "ip": Metric.DOT}
 _TO = {metric: name for name, metric in _FROM.items()}
 _READ_ROWS = 2_000
 _ROOM = 4 << 20
-_BREAKS = 3
-"""Times that a server which answers otherwise may break a write off before it is taken for too large: some close the
-connection before they have read all of it, and their refusal is lost."""
-_BROKEN = (httpx.WriteError, httpx.ReadError, httpx.RemoteProtocolError)
 _PAGE = 1_000
 
 
@@ -162,21 +156,7 @@ class _Server(ServerBackend, _Everything):
             "metadatas": rows.metadata,
             "uris": rows.uris if any(one is not None for one in rows.uris) else None,
         }
-        for _ in range(_BREAKS):
-            try:
-                await self._ask("POST", f"/collections/{collection.id}/upsert", written, patience=WRITE_PATIENCE)
-                return
-            except StoreUnavailable as error:
-                if not isinstance(error.__context__, _BROKEN) or not await self._answers():
-                    raise
-        raise Refused(f"{self.shown} breaks the connection off")
-
-    async def _answers(self) -> bool:
-        try:
-            status, _ = await self._send("GET", "/heartbeat")
-        except StoreUnavailable:
-            return False
-        return status == 200
+        await self._put(collection, written)
 
     def _vectors(self, vectors: npt.NDArray[np.float32]) -> Any:
         from whimbrel.stores.chroma.server import _as_base64
