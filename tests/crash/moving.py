@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import math
 import random
+import re
 import threading
 import time
 from collections import Counter
@@ -56,6 +57,8 @@ class Figures:
     """Searches of vectors alone while the database was away."""
     slowest_s: float = 0.0
     paid_again: int = 0
+    rebuilt: Counter[str] = field(default_factory=Counter)
+    """Views that were found damaged, and why."""
     seconds: float = 0.0
 
     def __str__(self) -> str:
@@ -65,7 +68,7 @@ class Figures:
             f"servers; detours {dict(self.detours)}; {dict(self.failures)}; {self.writes} writes, {self.searches} "
             f"searches ({self.behind} of views that were behind, {self.degraded} degraded, {self.refused} refused, the "
             f"slowest {self.slowest_s:.1f} s), "
-            f"{self.paid_again} texts embedded again; {self.seconds:.0f} s"
+            f"{self.paid_again} texts embedded again; rebuilt {dict(self.rebuilt)}; {self.seconds:.0f} s"
         )
 
 
@@ -246,6 +249,8 @@ class Moving:
         again = self.figures.paid_again = paid_again(self.journal)
         assert again <= 2 * BATCH * self.figures.kills.total(), f"{again} texts were embedded again"
         self.figures.writes, self.figures.server_kills = written.tasks, self.places.kills
+        said = [line for process in self.pool.every for line in process.errors.splitlines() if "built anew" in line]
+        self.figures.rebuilt = Counter(re.sub(r"\d+", "N", line)[:200] for line in said)
         self.writing = True
 
     def _hold_still(self) -> Written:
@@ -301,5 +306,9 @@ def moving(
     print(f"seed {seed}", flush=True)
     with databases(folder, folder / "home", servers) as places, driver.quickened(), processes() as pool:
         made = Moving(seed, pool, places, folder, owners, **settings)
-        with made.going():
-            yield made
+        try:
+            with made.going():
+                yield made
+        finally:
+            said = [f"--- {process.process.pid}\n{process.errors}\n" for process in pool.every]
+            (folder / "errors").write_text("".join(said))  # for who looks why a test failed
