@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 import threading
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -425,6 +426,24 @@ class TestATargetThatFails:
         home.finish(job, timeout_s=DEADLINE_S)
         move = home.move("default")
         assert (move.state, move.error) == (MoveState.READY, "")
+
+    def test_it_is_away_after_the_move(self, home: Whimbrel, monkeypatch: pytest.MonkeyPatch) -> None:
+        """It is not the store that the settings name; it is not built anew there, or anywhere, for that."""
+        move = home.finalise_move(switched(home, moved(home, "other://here/db")))
+        until(lambda: not home.owner.views.held and not home.moves(under_way=True), "the move has ended")  # type: ignore[union-attr]
+        time.sleep(2 * home.settings.owner.poll_s)  # the owner has looked since
+        position = MemoryStore.position
+
+        async def away(self: MemoryStore) -> Any:
+            raise StoreUnavailable("The database does not answer.", "Wait.")
+
+        monkeypatch.setattr(MemoryStore, "position", away)
+        home.start_add([{"id": "late", "text": note("late", 1)}])
+        until(lambda: "does not answer" in live(home)["error"], "the view says why it stands still")
+        monkeypatch.setattr(MemoryStore, "position", position)
+        until(lambda: not live(home)["lag"] and not live(home)["error"], "it catches up")
+        assert live(home)["id"] == move.target_store
+        assert set(states(home)) == {move.source_store, move.target_store}
 
     def test_it_cannot_hold_so_many_dimensions(self, home: Whimbrel, monkeypatch: pytest.MonkeyPatch) -> None:
         describe = MemoryStore.describe

@@ -42,10 +42,10 @@ class Databases:
     def kill(self, name: str, away_s: float) -> None:
         if name in self.due:
             return
+        self.outages.append((time.time(), math.inf))
         self.servers[name].kill()
         self.kills += 1
         self.due[name] = time.time() + away_s
-        self.outages.append((time.time(), math.inf))
 
     def revive(self, *, at_once: bool = False) -> bool:
         """Start those whose time has come again. Returns whether all are there."""

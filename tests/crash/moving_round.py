@@ -172,7 +172,7 @@ class Round:
             return False
         if client.alive and not any(line.startswith(("[", '{"error')) for line in client.said):
             return True
-        if '{"error"' in "".join(client.said):
+        if any(line.startswith('{"error"') for line in client.said):
             self._failed(f"by command: {client.said[-1]} {client.errors}")
         del self.moving.team["client"]
         if not client.kill() and client.process.returncode < 0:

@@ -218,6 +218,10 @@ class Views:
                 reason = said(error)
                 logger.warning("view %s stands still: %s", row.id, logged(error))
                 await self._forget(row.id, target)
+                found = await asyncio.to_thread(self._view_row, row.id)
+                if found is None:
+                    return
+                row = found  # it may have been built, and become live, since it was opened
                 # Also a server that does not answer, or refuses: it may be the wrong one.
                 elsewhere = isinstance(error, ConfigError | MissingExtra | ViewError)
                 if elsewhere and await self._named_wrongly(collection, row):
