@@ -17,6 +17,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from whimbrel.errors import DiskFull, HomeError, StoreUnavailable, ViewDamaged, ViewError, WhimbrelError
+from whimbrel.stores.lancedb.remote import translate_remote
 
 if TYPE_CHECKING:
     from lancedb.db import AsyncConnection
@@ -111,6 +112,8 @@ def lance_errors(what: str) -> Iterator[None]:
 def translate(what: str, error: BaseException) -> WhimbrelError:
     text = re.sub(r"\s+", " ", str(error))
     said = text if len(text) <= 300 else text[:300] + "…"
+    if (remote := translate_remote(what, text)) is not None:
+        return remote
     lower = text.lower()
     if "os error 28" in lower or "no space left" in lower or "os error 122" in lower:
         return DiskFull(f"{what}: no space left on the disk. What was committed before is safe.", "Free some space.")
