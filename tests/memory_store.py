@@ -90,12 +90,6 @@ class MemoryStore(Store):
     async def set_position(self, position: Position) -> None:
         self._table(writing=True).position = position
 
-    async def maintain(self, *, full: bool = False) -> None:
-        self._table(writing=True)
-
-    async def erase(self, *, grace_s: float) -> None:
-        self._table(writing=True)
-
     # --- reading -----------------------------------------------------------------------------------------------------
 
     async def position(self) -> Position | None:

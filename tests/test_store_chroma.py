@@ -16,6 +16,7 @@ from contextlib import asynccontextmanager, closing
 from itertools import count
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 import pytest
@@ -388,8 +389,9 @@ async def test_a_collection_of_another_space_metric_or_program_is_refused(place:
     await store.create()
     await store.upsert(records([{}]))
     name = store._name
-    with pytest.raises(SpaceMismatch, match="space"):
+    with pytest.raises(SpaceMismatch, match="space") as mismatch:
         await ChromaStore(place, name, Space("other", "1", DIMENSIONS), base=Path()).count()
+    assert "Nothing was changed" in mismatch.value.hint
     with pytest.raises(SpaceMismatch):
         await store.search(unit_vectors(1, dimensions=8)[0], 1)
     with pytest.raises(SpaceMismatch):
@@ -675,9 +677,13 @@ async def test_large_batches_are_halved_and_a_row_that_is_too_large_is_said(tmp_
     await store.create()
     await store.upsert(records([{}] * 100, text="x" * 5_000))
     assert await store.count() == 100
-    with pytest.raises(TooLarge, match="000200"):
-        await store.upsert(records([{}], first=200, text="x" * 200_000))
+    for size in (200_000, 20_000_000):  # of the larger, the server breaks off before it has read it
+        with pytest.raises(TooLarge, match="000200"):
+            await store.upsert(records([{}], first=200, text="x" * size))
     assert await store.count() == 100
+    with pytest.raises(StoreRefused, match="no request as large") as refused:
+        await store.fetch([f"{i:0200}" for i in range(600)])
+    assert "max_payload_size_bytes" in refused.value.hint
     server.kill()
     await store.close()
 
@@ -811,9 +817,10 @@ async def test_a_server_that_does_not_answer_is_given_up(tmp_path: Path) -> None
     silent.close()
 
 
-async def test_a_database_that_is_not_there_is_said(server: ChromaServer) -> None:
-    store = opened(f"{server.uri}?database=absent")
-    with pytest.raises(StoreRefused, match="no database 'absent' of the tenant 'default_tenant'"):
+@pytest.mark.parametrize("name", ["absent", "no", "not a name"])
+async def test_a_database_that_is_not_there_is_said(server: ChromaServer, name: str) -> None:
+    store = opened(f"{server.uri}?database={quote(name)}")
+    with pytest.raises(StoreRefused, match=f"no database '{name}' of the tenant 'default_tenant'"):
         await store.exists()
     await store.close()
 

@@ -21,12 +21,24 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from whimbrel.domain import Position, Space
-from whimbrel.errors import BadInput, ConfigError, Conflict, DiskFull, SpaceMismatch, ViewDamaged, ViewError
+from whimbrel.errors import (
+    BadInput,
+    ConfigError,
+    Conflict,
+    DiskFull,
+    HomeError,
+    SpaceMismatch,
+    StoreRefused,
+    StoreUnsupported,
+    ViewDamaged,
+    ViewError,
+)
 from whimbrel.filters import And, Compare, Filter, Not, Op, Or, flatten, matches, parse
 from whimbrel.stores.arrays import CodedMetadata, Texts
 from whimbrel.stores.base import DENSE, Records, Store
 from whimbrel.stores.lancedb import LanceStore, maintain
-from whimbrel.stores.lancedb.columns import VECTOR
+from whimbrel.stores.lancedb.columns import VECTOR, table_schema
+from whimbrel.stores.lancedb.library import connect, translate
 from whimbrel.stores.resolve import open_store
 from whimbrel.testing import Place, StoreConformance
 from whimbrel.testing.base import NewPlace
@@ -146,9 +158,30 @@ async def test_wrong_vectors_are_refused(store: LanceStore, tmp_path: Path) -> N
         await store.upsert(Records(["a"], {DENSE: unit_vectors(1, dimensions=8)}, ["t"], [{}]))
     with pytest.raises(SpaceMismatch):
         await store.search(unit_vectors(1, dimensions=8)[0], 1)
-    with pytest.raises(SpaceMismatch):
+    with pytest.raises(SpaceMismatch) as mismatch:
         await LanceStore(tmp_path, "view", Space("other", "1", DIMENSIONS)).count()
+    assert "Nothing was changed" in mismatch.value.hint
     assert await store.count() == 0
+
+
+async def test_a_table_of_a_newer_version_is_not_opened(tmp_path: Path) -> None:
+    connection = await connect(tmp_path)
+    about = {"whimbrel:format": "2", "whimbrel:space": SPACE.key}
+    await connection.create_table("view", schema=table_schema(DIMENSIONS, about))
+    with pytest.raises(StoreUnsupported, match="newer version of Whimbrel"):
+        await LanceStore(tmp_path, "view", SPACE).count()
+    said = "This dataset cannot be read by this version of Lance. Please upgrade Lance to read this dataset."
+    error = translate("Table 'view': cannot open", ValueError(said))
+    assert isinstance(error, StoreUnsupported)
+    assert "pip install --upgrade lancedb" in error.hint
+
+
+async def test_a_file_in_the_way_and_a_name_that_is_refused_are_no_damage(tmp_path: Path) -> None:
+    (tmp_path / "note.txt").write_text("mine")
+    with pytest.raises(HomeError, match="no folder"):
+        await LanceStore(tmp_path / "note.txt" / "views", "view", SPACE).create()
+    with pytest.raises(StoreRefused, match="name"):
+        await LanceStore(tmp_path / "views", "a/b", SPACE).create()
 
 
 async def test_a_table_is_made_once_and_dropped_alone(store: LanceStore, tmp_path: Path) -> None:
@@ -652,6 +685,24 @@ async def test_damage_is_an_error_and_never_an_empty_result(
     await store.create()
     assert await store.count() == 0
     await store.close()
+
+
+async def test_a_read_only_folder_is_said(tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    store = LanceStore(folder, "view", SPACE)
+    await store.create()
+    await store.upsert(records([{}] * 20))
+    if subprocess.run(["mount", "--bind", folder, folder], capture_output=True).returncode:
+        pytest.skip("no file system can be mounted here")
+    try:
+        subprocess.run(["mount", "-o", "remount,ro,bind", folder], check=True)
+        assert await store.count() == 20
+        for write in (store.upsert(records([{}], first=90)), store.delete(["000000"]), store.maintain(full=True)):
+            with pytest.raises(HomeError, match="cannot be written"):
+                await write
+        await store.close()
+    finally:
+        subprocess.run(["umount", "-l", folder], check=True)
 
 
 async def test_a_missing_table_is_not_made_by_reading(tmp_path: Path) -> None:

@@ -275,8 +275,9 @@ async def test_names_of_any_form_are_tables_of_their_own(uri: str) -> None:
 async def test_another_space_or_format_is_refused(store: PostgresStore, uri: str) -> None:
     for space in (Space("other", "1", DIMENSIONS), Space("test", "1", 8)):
         other = PostgresStore(uri, "view", space)
-        with pytest.raises(SpaceMismatch):
+        with pytest.raises(SpaceMismatch) as mismatch:
             await other.count()
+        assert "Nothing was changed" in mismatch.value.hint
         await other.close()
     run(uri, "COMMENT ON TABLE whimbrel.view IS 'whimbrel view, format 99, space x'")
     newer = PostgresStore(uri, "view", SPACE)

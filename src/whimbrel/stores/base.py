@@ -20,6 +20,9 @@ from whimbrel.filters import Filter, operators
 from whimbrel.stores.metrics import Metric
 from whimbrel.stores.records import DENSE, Records, Vectors
 
+OTHER_SPACE = "Nothing was changed. Name another place; `whimbrel move start` takes a collection to another model."
+"""The hint of `SpaceMismatch` where a table was made for another space."""
+
 __all__ = ["DENSE", "Metric", "Reach", "Records", "Store", "StoreInfo", "Vectors"]
 
 
@@ -68,6 +71,9 @@ class Store(ABC):
     Scores are 0..1, by the formulas of `whimbrel.stores.metrics`; a table that we make measures cosine similarity.
     Ids, texts and keys are any valid Unicode without NUL, and are kept as they are. Metadata comes back as it was
     given: see `whimbrel.stores.envelope`. Of filters `whimbrel.filters.matches` says what they mean.
+
+    Every method but `create`, `exists` and `drop` raises `ViewDamaged` where there is no table, and `SpaceMismatch`
+    where its vectors are of another space; each that changes it raises `Forbidden` on a handle to be read only.
     """
 
     @abstractmethod

@@ -6,8 +6,9 @@ class TestMyStore(StoreConformance):
     name = "mine"
 
     @pytest.fixture(scope="class")
-    def new_place(self, tmp_path_factory):
-        return lambda: Place("mine:here", tmp_path_factory.mktemp("mine"), opener="my_package:MyStore")
+    @classmethod
+    def new_place(cls, tmp_path_factory):
+        return lambda: Place("mine:folder", tmp_path_factory.mktemp("mine"), opener="my_store:MyStore")
 """
 
 import pytest

@@ -277,9 +277,11 @@ class Rows(StoreSuite):
                 lambda: reader.apply(None, ["000000"], Position("e", 1, "s")),
                 reader.create,
                 reader.drop,
-                reader.maintain,
-                lambda: reader.erase(grace_s=0),
             ]
+            if type(reader).maintain is not Store.maintain:  # that does nothing
+                writes.append(reader.maintain)
+            if type(reader).erase is not Store.erase:
+                writes.append(lambda: reader.erase(grace_s=0))
             for write in writes:
                 with pytest.raises(Forbidden):
                     await write()

@@ -19,6 +19,8 @@ FORMAT_KEY, SPACE_KEY = "whimbrel:format", "whimbrel:space"
 
 REBUILD = "The catalog holds everything: run `whimbrel view rebuild`."
 
+ELSEWHERE = "Name another folder, database or collection."
+
 NAMES = "Names have 3 to 512 characters of a-z, A-Z, 0-9, `.`, `_` and `-`, and a letter or digit at both ends."
 
 HNSW: Mapping[str, Any] = {"space": "cosine", "ef_construction": 100, "max_neighbors": 16, "ef_search": 200}

@@ -18,7 +18,17 @@ import numpy as np
 import numpy.typing as npt
 
 from whimbrel.errors import Conflict
-from whimbrel.stores.chroma.backend import HNSW, SPACE_KEY, Backend, Collection, Nearest, Rows, as_vectors, metric_of
+from whimbrel.stores.chroma.backend import (
+    ELSEWHERE,
+    HNSW,
+    SPACE_KEY,
+    Backend,
+    Collection,
+    Nearest,
+    Rows,
+    as_vectors,
+    metric_of,
+)
 from whimbrel.stores.chroma.folder import DATABASE, Folder, chroma_errors, index_folder
 
 T = TypeVar("T")
@@ -67,7 +77,9 @@ class EmbeddedBackend(Backend):
     async def create(self, name: str, metadata: Mapping[str, Any]) -> Collection:
         def create(client: Any) -> Collection:
             if _find(client, name) is not None:
-                raise Conflict(f"There is a collection {name!r} in {self._path} already. Nothing was changed.")
+                raise Conflict(
+                    f"There is a collection {name!r} in {self._path} already. Nothing was changed.", ELSEWHERE
+                )
             return _collection(
                 client.create_collection(
                     name, metadata=dict(metadata), configuration={"hnsw": dict(HNSW)}, embedding_function=None

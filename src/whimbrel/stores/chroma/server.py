@@ -31,6 +31,7 @@ from whimbrel.errors import (
 from whimbrel.stores.base import Reach
 from whimbrel.stores.batches import Refused
 from whimbrel.stores.chroma.backend import (
+    ELSEWHERE,
     HNSW,
     NAMES,
     REBUILD,
@@ -95,7 +96,7 @@ class ServerBackend(Backend):
         about = {"name": name, "metadata": dict(metadata), "configuration": {"hnsw": dict(HNSW)}}
         status, answer = await self._send("POST", f"{self._database}/collections", about)
         if status == 409 or (status >= 400 and "already exists" in _said(answer)):
-            raise Conflict(f"There is a collection {name!r} at {self.shown} already. Nothing was changed.")
+            raise Conflict(f"There is a collection {name!r} at {self.shown} already. Nothing was changed.", ELSEWHERE)
         if status in (400, 422) and "name" in _said(answer):
             raise StoreRefused(f"Chroma does not take {name!r} as the name of a collection.", NAMES)
         self._check(status, answer)
@@ -136,7 +137,8 @@ class ServerBackend(Backend):
         """Write rows, as columns. Raises `Refused` also where the refusal was lost."""
         for _ in range(BREAKS):
             try:
-                await self._ask("POST", f"/collections/{collection.id}/upsert", written, patience=WRITE_PATIENCE)
+                path = f"/collections/{collection.id}/upsert"
+                await self._ask_whole("POST", path, written, patience=WRITE_PATIENCE)
                 return
             except StoreUnavailable as error:
                 if not isinstance(error.__context__, _BROKEN) or not await self._answers():
@@ -195,6 +197,16 @@ class ServerBackend(Backend):
 
     async def _ask(self, method: str, path: str, body: Any = None, *, patience: int = 1) -> Any:
         """The answer of the database's `path`."""
+        try:
+            return await self._ask_whole(method, path, body, patience=patience)
+        except Refused as refused:
+            raise StoreRefused(
+                f"{refused}.",
+                f"Raise `max_payload_size_bytes` there, or the limit of the proxy before it. {_NOTHING_LOST}",
+            ) from None
+
+    async def _ask_whole(self, method: str, path: str, body: Any, *, patience: int) -> Any:
+        """As `_ask`. Raises `Refused` for what may be asked in parts."""
         status, answer = await self._send(method, self._database + path, body, patience=patience)
         self._check(status, answer)
         return answer
@@ -216,7 +228,7 @@ class ServerBackend(Backend):
             status, limits = await self._send("GET", "/pre-flight-checks")
             self._check(status, limits)
             status, answer = await self._send("GET", self._database)
-            if status == 404:
+            if status in (400, 404, 422):  # a name that no database can have is a bad request
                 raise StoreRefused(
                     f"The Chroma server at {self.shown} has no database {self._server.database!r} of the tenant "
                     f"{self._server.tenant!r}.",

@@ -21,10 +21,10 @@ from whimbrel.errors import (
     WhimbrelError,
 )
 from whimbrel.filters import OPERATORS, Filter
-from whimbrel.stores.base import Metric, Reach, Records, Store, StoreInfo
+from whimbrel.stores.base import OTHER_SPACE, Metric, Reach, Records, Store, StoreInfo
 from whimbrel.stores.batches import Batches
 from whimbrel.stores.chroma import rows
-from whimbrel.stores.chroma.backend import FORMAT_KEY, REBUILD, SPACE_KEY, Backend, Collection, UnknownId
+from whimbrel.stores.chroma.backend import ELSEWHERE, FORMAT_KEY, REBUILD, SPACE_KEY, Backend, Collection, UnknownId
 from whimbrel.stores.chroma.embedded import EmbeddedBackend
 from whimbrel.stores.chroma.metadata import Shapes, encode
 from whimbrel.stores.chroma.nearest import nearest
@@ -253,16 +253,22 @@ class ChromaStore(Store):
 
     def _check(self, found: Collection) -> None:
         if found.metric != "cosine":
-            raise SpaceMismatch(f"{self._where()} has the metric {found.metric!r}; its view needs 'cosine'.")
+            raise SpaceMismatch(
+                f"{self._where()} has the metric {found.metric!r}; its view needs 'cosine'. Nothing was changed.",
+                ELSEWHERE,
+            )
         if found.dimensions not in (None, self._space.dimensions):
             raise SpaceMismatch(
                 f"{self._where()} holds vectors of {found.dimensions} dimensions; its view's space has "
-                f"{self._space.dimensions}."
+                f"{self._space.dimensions}.",
+                OTHER_SPACE,
             )
         key = found.metadata.get(SPACE_KEY, self._space.key)
         if key != self._space.key:
             raise SpaceMismatch(
-                f"{self._where()} holds vectors of the space {key}; its view's space is {self._space.key}."
+                f"{self._where()} holds vectors of the space {key}; its view's is {self._space.key}, of "
+                f"{self._space.model}.",
+                OTHER_SPACE,
             )
         if int(found.metadata.get(FORMAT_KEY, FORMAT)) > FORMAT:
             raise StoreUnsupported(
@@ -276,7 +282,7 @@ class ChromaStore(Store):
         if FORMAT_KEY not in found.metadata:
             raise Conflict(
                 f"{self._where()} was made by another program. Nothing was changed.",
-                "Name another folder, database or collection.",
+                ELSEWHERE,
             )
 
     def _check_writable(self) -> None:

@@ -16,7 +16,16 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from whimbrel.errors import DiskFull, HomeError, StoreUnavailable, ViewDamaged, ViewError, WhimbrelError
+from whimbrel.errors import (
+    DiskFull,
+    HomeError,
+    StoreRefused,
+    StoreUnavailable,
+    StoreUnsupported,
+    ViewDamaged,
+    ViewError,
+    WhimbrelError,
+)
 from whimbrel.stores.lancedb.remote import translate_remote
 
 if TYPE_CHECKING:
@@ -119,6 +128,19 @@ def translate(what: str, error: BaseException) -> WhimbrelError:
         return DiskFull(f"{what}: no space left on the disk. What was committed before is safe.", "Free some space.")
     if "os error 30" in lower or "os error 13" in lower or "permission denied" in lower:
         return HomeError(f"{what}: the folder cannot be written or read: {said}", "Check its owner and permissions.")
+    if "os error 20" in lower:
+        return HomeError(
+            f"{what}: something that is no folder is in the way. Nothing was changed.", "Name another folder."
+        )
+    if "upgrade lance" in lower or "newer version of lance" in lower:
+        return StoreUnsupported(
+            f"{what}: it was written by a newer version of LanceDB. Nothing was changed.",
+            "Update it here: pip install --upgrade lancedb.",
+        )
+    if "invalid table name" in lower:
+        return StoreRefused(
+            f"{what}: LanceDB does not take its name.", "Names have a-z, A-Z, 0-9, `_`, `-` and `.` only."
+        )
     if any(sign in lower for sign in _MAY_PASS):
         return StoreUnavailable(f"{what}: {said}", "Nothing was lost; try again.")
     if any(sign in lower for sign in _REFUSED):

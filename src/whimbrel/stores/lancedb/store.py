@@ -15,10 +15,10 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from whimbrel.domain import Matches, Position, Space
-from whimbrel.errors import Conflict, Forbidden, SpaceMismatch, ViewDamaged
+from whimbrel.errors import Conflict, Forbidden, SpaceMismatch, StoreUnsupported, ViewDamaged
 from whimbrel.filters import OPERATORS, Filter, matches
 from whimbrel.stores.arrays import CodedMetadata, Texts
-from whimbrel.stores.base import DENSE, Metric, Reach, Records, Store, StoreInfo
+from whimbrel.stores.base import DENSE, OTHER_SPACE, Metric, Reach, Records, Store, StoreInfo
 from whimbrel.stores.envelope import loads
 from whimbrel.stores.lancedb import maintain
 from whimbrel.stores.lancedb.columns import FIXED, ID, METADATA, TEXT, VECTOR, Columns, encode, table_schema
@@ -40,7 +40,7 @@ CANDIDATES = 100
 read of the file, and most of a search's time goes into those."""
 
 _POSITION = "whimbrel:position"
-_FORMAT = {"whimbrel:format": "1"}
+_FORMAT_KEY, _FORMAT = b"whimbrel:format", 1
 _IDS_PER_QUERY = 10_000
 _MAX_TIES = 4_096
 
@@ -94,10 +94,14 @@ class LanceStore(Store):
 
     async def create(self) -> None:
         self._check_writable()
-        taken = Conflict(f"There is a table {self._name!r} in {self._folder} already. Nothing was changed.")
+        taken = Conflict(
+            f"There is a table {self._name!r} in {self._folder} already. Nothing was changed.", "Name another folder."
+        )
         if await self.exists():
             raise taken
-        schema = table_schema(self._space.dimensions, {**_FORMAT, "whimbrel:space": self._space.key})
+        schema = table_schema(
+            self._space.dimensions, {_FORMAT_KEY.decode(): str(_FORMAT), "whimbrel:space": self._space.key}
+        )
         with lance_errors(f"Table {self._name!r} could not be made"):
             self._connection = self._connection or await connect(self._folder)
             try:
@@ -360,11 +364,21 @@ class LanceStore(Store):
             raise ViewDamaged(f"Table {self._name!r} lacks the columns {', '.join(missing)}.", REBUILD)
         vector, dimensions = schema.field(VECTOR).type, self._space.dimensions
         if not pa.types.is_fixed_size_list(vector) or vector.list_size != dimensions:
-            raise SpaceMismatch(f"Table {self._name!r} holds {vector}; its view's space has {dimensions} dimensions.")
+            raise SpaceMismatch(
+                f"Table {self._name!r} holds {vector}; its view's space has {dimensions} dimensions.", OTHER_SPACE
+            )
         key = (schema.metadata or {}).get(b"whimbrel:space", self._space.key.encode()).decode()
         if key != self._space.key:
             raise SpaceMismatch(
-                f"Table {self._name!r} holds vectors of the space {key}; its view's space is {self._space.key}."
+                f"Table {self._name!r} holds vectors of the space {key}; its view's is {self._space.key}, of "
+                f"{self._space.model}.",
+                OTHER_SPACE,
+            )
+        format_ = int((schema.metadata or {}).get(_FORMAT_KEY, _FORMAT))
+        if format_ > _FORMAT:
+            raise StoreUnsupported(
+                f"Table {self._name!r} was written by a newer version of Whimbrel. Nothing was changed.",
+                "Update Whimbrel here.",
             )
 
     async def _known_columns(self, table: AsyncTable) -> Columns:

@@ -23,6 +23,7 @@ import psycopg
 
 from whimbrel.domain import Space
 from whimbrel.errors import BadInput, Conflict, NewerHome, SpaceMismatch, StoreRefused, StoreUnsupported, ViewDamaged
+from whimbrel.stores.base import OTHER_SPACE
 from whimbrel.stores.postgres.faults import REBUILD
 from whimbrel.stores.postgres.pool import Link
 
@@ -136,7 +137,10 @@ def _definition(table: Table) -> list[str]:
 async def check_free(link: Link, table: Table, where: str) -> None:
     """Raises `Conflict` where anything bears the table's name."""
     if await _comment(link, table) is not None:
-        raise Conflict(f"There is a table {table.name} in {where} already. Nothing was changed.")
+        raise Conflict(
+            f"There is a table {table.name} in {where} already. Nothing was changed.",
+            "Name another database or `schema`.",
+        )
 
 
 async def make_extension(link: Link, where: str) -> None:
@@ -182,12 +186,14 @@ async def check(link: Link, table: Table, where: str) -> None:
     )
     if held.rpartition(".")[2] != f"vector({table.dimensions})":
         raise SpaceMismatch(
-            f"Table {table.name} in {where} holds {held}; its view's space has {table.dimensions} dimensions."
+            f"Table {table.name} in {where} holds {held}; its view's space has {table.dimensions} dimensions.",
+            OTHER_SPACE,
         )
     if comment != table.mark:
         raise SpaceMismatch(
-            f"Table {table.name} in {where} holds vectors of another space ({comment}); its view's space is "
-            f"{table.space.key}."
+            f"Table {table.name} in {where} holds vectors of another space ({comment}); its view's is "
+            f"{table.space.key}, of {table.space.model}.",
+            OTHER_SPACE,
         )
 
 
