@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sqlalchemy import text
+from sqlalchemy import MetaData, select, text
 
 from support import collection, count, document, opened, write
 from whimbrel.catalog import collections, conversations, migrate
@@ -248,18 +248,31 @@ def test_what_is_left_saw_nothing_of_what_was_purged(
 # --- other homes -----------------------------------------------------------------------------------------------------
 
 
-def at_first_revision(url: str) -> Catalog:
-    """A catalog as the first version of the schema left it, with a document."""
+def at_first_revision(url: str, folder: Path) -> Catalog:
+    """A catalog as the first version of the schema left it, with documents."""
+    newest = opened(f"sqlite:///{folder / 'newest.db'}", folder)
+    filled(newest)
     catalog = Catalog(url)
-    with catalog.write() as connection:
+    with newest.read() as written, catalog.write() as connection:
         migrate.upgrade(connection, "0001")
-        connection.execute(t.home.insert(), [{"key": "id", "value": "0123456789abcdef"}])
-    filled(catalog)
+        old = MetaData()
+        old.reflect(connection)
+        for table in old.sorted_tables:
+            now = t.metadata.tables.get(table.name)
+            if now is None:
+                continue
+            since_dropped = {column.name: 1 for column in table.columns if column.name not in now.columns}
+            kept = [now.columns[column.name] for column in table.columns if column.name in now.columns]
+            rows = [{**since_dropped, **row} for row in written.execute(select(*kept)).mappings()]
+            connection.execute(table.delete())  # what the migration put there is among the rows
+            if rows:
+                connection.execute(table.insert(), rows)
+    newest.close()
     return catalog
 
 
 def test_a_home_of_the_first_schema_is_upgraded_and_a_copy_saved(catalog_url: str, tmp_path: Path) -> None:
-    catalog = at_first_revision(catalog_url)
+    catalog = at_first_revision(catalog_url, tmp_path)
     migrate.ensure_schema(catalog, copies=tmp_path / "copies")
     assert migrate.current_revision(catalog) == migrate.REVISIONS[-1]
     assert len(list((tmp_path / "copies").iterdir())) == 1
@@ -272,7 +285,7 @@ def test_a_home_of_the_first_schema_is_upgraded_and_a_copy_saved(catalog_url: st
 
 
 def test_an_archive_of_the_first_schema_is_restored(catalog: Catalog, tmp_path: Path) -> None:
-    old = at_first_revision(f"sqlite:///{tmp_path / 'old.db'}")
+    old = at_first_revision(f"sqlite:///{tmp_path / 'old.db'}", tmp_path)
     with old.read() as connection:
         dump_tables(connection, tmp_path / "old.whimbrel")
     old.close()
