@@ -19,11 +19,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import chromadb
+from chromadb.config import Settings
+
 from bench.corpus import question
 from bench.figures import Figure, clock, median, note, percentile
 from bench.homes import OVERRIDES, searched_home, tokenizer
 from bench.server import Client, Serve
-from bench.stores import chroma, chroma_folder, lancedb, postgres
+from bench.stores import chroma, lancedb, postgres
 from bench.stores.sides import Side
 from whimbrel import Whimbrel
 from whimbrel.domain import MoveState
@@ -123,9 +126,9 @@ async def _side(name: str, uris: dict[str, str], folder: Path) -> AsyncIterator[
         yield chroma.Direct(client)
         await client.delete_collection("direct")
     else:
-        side = chroma_folder.Direct(folder)
-        yield side
-        side.close()
+        local = chromadb.PersistentClient(folder, settings=Settings(anonymized_telemetry=False))
+        yield chroma.Direct(local)
+        local.close()
 
 
 @contextmanager
