@@ -681,3 +681,36 @@ def test_a_defect_in_a_comparison_ends_it_visibly(home: Whimbrel, monkeypatch: p
     _, job = home.resume_move(move)
     home.finish(job, timeout_s=DEADLINE_S)
     assert home.move("default").state is MoveState.READY
+
+
+def test_a_program_that_searches_on_its_own_loop_may_close_there(tmp_path: Path, toy: Toy) -> None:
+    async def work() -> None:
+        with opened(tmp_path / "mine") as whimbrel:
+            whimbrel.start_add([{"id": "a", "text": note("birds", 1)}])
+            whimbrel.wait_for_head("default", wait="job")
+            await whimbrel.asearch("birds", mode="lexical")
+        left = asyncio.all_tasks() - {asyncio.current_task()}
+        assert {task.get_name() for task in left} == {"presence"}
+        _, going_on = await asyncio.wait(left, timeout=DEADLINE_S)
+        assert not going_on
+
+    asyncio.run(work())
+
+
+def test_a_process_that_breaks_on_the_target_holds_the_switch(home: Whimbrel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(switching, "PREPARE_S", 1.0)
+
+    async def broken(*_: Any) -> None:
+        raise ZeroDivisionError
+
+    home.search("note 7 of the birds")
+    monkeypatch.setattr(home.engine._presence, "_warm", broken)
+    move = moved(home)
+
+    def says_why() -> bool:
+        with home.catalog.read() as connection:
+            return any("ZeroDivisionError" in one.error for one in processes.present(connection))
+
+    until(says_why, "this process says why it cannot open the target")
+    with pytest.raises(Conflict, match=r"ZeroDivisionError.* could not open view"):
+        switched(home, move)

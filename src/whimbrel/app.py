@@ -379,10 +379,12 @@ class Whimbrel(Service):
         if self._loop is not None:
             self._run(self.asking.close())
             self._run(self.engine.close())
+        self.engine.abandon()
+        for embedder in self._embedders.values():
+            self._run(embedder.close())  # not on a loop that may be running here
+        if self._loop is not None:
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._loop = None
-        for embedder in self._embedders.values():
-            asyncio.run(embedder.close())
         self._embedders.clear()
         self.catalog.close()
 

@@ -121,8 +121,8 @@ def latest(connection: Connection, collection: Collection) -> Move:
     return _move(row)
 
 
-def listing(connection: Connection, *, under_way: bool = False, limit: int = 100) -> list[Move]:
-    """Newest first. `under_way`: only those that have not ended."""
+def listing(connection: Connection, *, under_way: bool = False, limit: int | None = 100) -> list[Move]:
+    """Newest first; `limit` None: all. `under_way`: only those that have not ended."""
     query = _MOVES.order_by(t.moves.c.created_at.desc()).limit(limit)
     if under_way:
         query = query.where(t.moves.c.state.not_in(_ENDED))
@@ -160,7 +160,7 @@ def create(
             f"The collection {collection.name!r} has no live views yet: it is being built.",
             "Nothing was begun. Start the move when `whimbrel status` shows them live.",
         )
-    going = [move for move in listing(connection, under_way=True) if move.collection_id == collection.id]
+    going = [move for move in listing(connection, under_way=True, limit=None) if move.collection_id == collection.id]
     if going:
         raise Conflict(
             f"The collection {collection.name!r} is being moved already: move {going[0].id} is {going[0].state}.",

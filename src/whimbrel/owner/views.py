@@ -97,8 +97,7 @@ class Views:
             self.wakened.clear()
 
     async def _look(self) -> None:
-        rows = await asyncio.to_thread(self.read)
-        self._moving = await asyncio.to_thread(self._read_moves)
+        rows, self._moving = await asyncio.to_thread(self._read_with_moves)
         heads = {collection.id: collection.head for collection, _ in rows}
         wanted: dict[int, tuple[Collection, ViewRow]] = {}
         for collection, views in rows:
@@ -134,16 +133,18 @@ class Views:
 
     def read(self) -> list[tuple[Collection, list[ViewRow]]]:
         """Every collection with its views, of whatever state."""
+        return self._read_with_moves()[0]
+
+    def _read_with_moves(self) -> tuple[list[tuple[Collection, list[ViewRow]]], dict[int, Move]]:
+        """Those, and the moves under way by the views that they make, as they are at one moment."""
         with self._catalog.read() as connection:
             every = collections.views(connection)
-            return [
+            rows = [
                 (collection, [row for row in every if row.view.collection_id == collection.id])
                 for collection in collections.every(connection)
             ]
-
-    def _read_moves(self) -> dict[int, Move]:
-        with self._catalog.read() as connection:
-            return {key: move for move in moves.listing(connection, under_way=True) for key in move.targets}
+            going = moves.listing(connection, under_way=True, limit=None)
+            return rows, {key: move for move in going for key in move.targets}
 
     async def _ensure_views(self, collection: Collection, views: list[ViewRow]) -> None:
         """Each collection has a live store view and lexicon, or one being built."""

@@ -99,6 +99,10 @@ class SearchEngine:
         await self._presence.end()
         await self.readers.close_all()
 
+    def abandon(self) -> None:
+        """Stop what goes on by itself, from whatever thread; views stay open on the loop that opened them."""
+        self._presence.abandon()
+
     async def search(self, request: SearchRequest) -> SearchResult:
         """Raises `BadQuery`, `BadFilter`, `CollectionNotFound`; `Busy`; `ViewError` when no view could answer."""
         began = time.perf_counter()

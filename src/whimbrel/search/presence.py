@@ -16,7 +16,7 @@ from whimbrel.catalog import collections, moves, processes
 from whimbrel.catalog.collections import ViewRow
 from whimbrel.catalog.engine import Catalog
 from whimbrel.domain import MoveState
-from whimbrel.errors import WhimbrelError, place
+from whimbrel.errors import WhimbrelError, place, spot
 from whimbrel.home import host_name
 
 logger = logging.getLogger("whimbrel.search")
@@ -44,15 +44,24 @@ class Presence:
             self._task = asyncio.create_task(self._loop(), name="presence")
 
     async def end(self) -> None:
-        task, self._task = self._task, None
-        if task is None:
-            return
-        task.cancel()
-        with suppress(asyncio.CancelledError):
-            await task
+        task = self._task
+        if task is not None and task.get_loop() is not asyncio.get_running_loop():
+            self.abandon()
+        elif task is not None:
+            self._task = None
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
         if self._said:
             with suppress(WhimbrelError):  # it is taken for gone in a few seconds anyway
                 await asyncio.to_thread(self._leave)
+
+    def abandon(self) -> None:
+        """Look no more, from whatever thread: a program may have searched on a loop of its own."""
+        task, self._task = self._task, None
+        if task is not None:
+            with suppress(RuntimeError):  # that loop has been closed, and its tasks with it
+                task.get_loop().call_soon_threadsafe(task.cancel)
 
     async def _loop(self) -> None:
         while True:
@@ -79,12 +88,15 @@ class Presence:
                 self._prepared.add(row.id)
             except WhimbrelError as reason:
                 error = reason.message
+            except Exception as defect:  # of ours or of a library: the switch is to wait for this process, and say why
+                logger.error("view %s could not be opened: %s", row.id, place(defect))
+                error = spot(defect)
         self._prepared &= {row.id for row, _ in rows}
         await asyncio.to_thread(self._say, error)
 
     def _read(self) -> tuple[bool, list[tuple[ViewRow, str]]]:
         with self._catalog.read() as connection:
-            found = moves.listing(connection, under_way=True)
+            found = moves.listing(connection, under_way=True, limit=None)
             rows = []
             for move in found:
                 collection = collections.by_id(connection, move.collection_id)

@@ -91,7 +91,9 @@ class CompatibleSpaces(Moves):
         assert row.view.space_id is not None
         with self.catalog.read() as connection:
             compatible.check_open(compatible.latest(connection, row.view.space_id))
-            going = [one for one in moves.listing(connection, under_way=True) if one.collection == collection]
+            going = [
+                one for one in moves.listing(connection, under_way=True, limit=None) if one.collection == collection
+            ]
         if going:
             raise Conflict(
                 f"The collection {collection!r} is being moved: move {going[0].id} is {going[0].state}. Nothing was "
