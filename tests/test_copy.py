@@ -659,6 +659,17 @@ async def test_a_chroma_folder_that_a_program_has_open_is_refused(copies: Copies
     client.close()
 
 
+async def test_a_chroma_client_closed_just_now_is_waited_for(copies: Copies, tmp_path: Path) -> None:
+    """Its connections are closed in the background."""
+    client = chroma_client(tmp_path / "c")
+    fill_chroma(client, rows=5)
+    client.close()
+    handle = (tmp_path / "c" / "chroma.sqlite3").open("rb")
+    asyncio.get_running_loop().call_later(0.3, handle.close)
+    (report,) = await copies.run(f"chroma:{tmp_path}/c/*", f"lancedb:{tmp_path}/l/*")
+    assert (handle.closed, report.rows, report.holds) == (True, 5, True)
+
+
 async def test_a_damaged_source_is_an_error_not_an_empty_copy(copies: Copies, tmp_path: Path) -> None:
     fill_parquet(tmp_path / "p")
     whole = (tmp_path / "p" / "notes.parquet").read_bytes()

@@ -6,6 +6,7 @@ import errno
 import fcntl
 import os
 import shutil
+import time
 from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
@@ -16,6 +17,9 @@ from whimbrel.stores.chroma.folder import DATABASE, LOCK
 
 _OLD = "chroma-embeddings.parquet"
 _LEFT_OUT = frozenset({LOCK})
+_LETTING_GO = 5.0
+"""Seconds in which a Chroma client that this process has closed lets go of its files: its pool of connections is dropped,
+and each is closed by a thread of its own when that thread gets its turn."""
 
 
 @dataclass(slots=True)
@@ -65,7 +69,9 @@ def check(folder: Path) -> None:
                 f"Copy these: `whimbrel copy parquet:{folder}/chroma-embeddings ... --id uuid`.",
             )
         raise NotFound(f"There is no Chroma folder {folder}.", "Check the path after `chroma:`.")
-    user = opened_by(folder)
+    until = time.monotonic() + _LETTING_GO
+    while (user := opened_by(folder)) == str(os.getpid()) and time.monotonic() < until:
+        time.sleep(0.02)
     if user:
         raise _in_use(folder, f"is open in process {user}")
 
