@@ -166,6 +166,24 @@ def test_token_spans_lie_in_the_text_in_order_and_count_as_the_model_counts(embe
     assert (np.diff(starts) >= 0).all()
 
 
+@pytest.mark.parametrize(
+    ("text", "least", "most"),
+    [
+        ("How do I change the port of the server?", 1.0, 1.0),
+        ("Wie viele Wörter kennt dieses Modell?", 0.5, 1.0),
+        ("Сколько слов знает эта модель?", 0.0, 0.0),
+        ("كم كلمة يعرف هذا النموذج؟", 0.0, 0.0),
+        ("โมเดลนี้รู้จักกี่คำ", 0.0, 0.0),
+        ("这个模型认识多少个词", 0.0, 0.5),
+        ("이 모델은 단어를 몇 개나 압니까", 0.0, 0.0),
+        ("2026-11-21 42?", 1.0, 1.0),
+        ("", 1.0, 1.0),
+    ],
+)
+def test_a_model_tells_what_it_has_words_for(embedder: MiniLM, text: str, least: float, most: float) -> None:
+    assert least <= embedder.reads(text) <= most
+
+
 def test_token_spans_of_a_long_text_are_those_of_its_parts(embedder: MiniLM) -> None:
     text = "\n\n".join(SAMPLE) * 12
     assert len(text) > 3 * PIECE

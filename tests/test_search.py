@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -120,6 +121,29 @@ def test_the_more_words_a_question_has_the_more_a_word_found_weighs() -> None:
     assert found[80] == found[5_000] == {"a": 0.75, "b": 0.625}, "16 ** 0.75 is 8: the lexical half is 1 at the most"
     assert fuse(Mode.LEXICAL, None, lexical, 500) == fuse(Mode.HYBRID, None, lexical, 500) == [("b", 0.5), ("a", 0.25)]
     assert fuse(Mode.HYBRID, dense, None, 500) == fuse(Mode.DENSE, dense, None) == [("a", 0.5), ("b", 0.25)]
+
+
+def test_meaning_counts_less_where_the_model_has_no_words_for_the_question() -> None:
+    dense, lexical = Matches(["a", "b"], np.array([0.9, 0.5])), Matches(["b"], np.array([0.5]))
+    read = fuse(Mode.HYBRID, dense, lexical, 3)
+    assert read == fuse(Mode.HYBRID, dense, lexical, 3, 1.0)
+    assert [one.chunk_id for one in read] == ["b", "a"]
+    assert dict(fuse(Mode.HYBRID, dense, lexical, 3, 0.0)) == pytest.approx({"b": 0.1 * 0.5 + 0.9 * 0.5, "a": 0.09})
+    scores = [dict(fuse(Mode.HYBRID, dense, lexical, 3, share))["a"] for share in (0.0, 0.25, 0.5, 1.0)]
+    assert scores == sorted(scores)
+
+
+def test_a_question_in_letters_that_the_model_does_not_read_is_answered_by_its_words(tmp_path: Path) -> None:
+    """Every Russian passage looks alike to a model of English."""
+    birds = {"kulik": "Кулик живёт у болота и вьёт гнездо в траве.", "sova": "Сова охотится ночью на мышей в лесу."}
+    with Whimbrel(tmp_path) as whimbrel:
+        whimbrel.add([{"id": id_, "text": text} for id_, text in birds.items()], "birds")
+        whimbrel.wait_for_head("birds")
+        by_words = whimbrel.search("где сова охотится ночью", "birds", mode="lexical").hits[0]
+        best, *others = whimbrel.search("где сова охотится ночью", "birds").hits
+        assert best.text == birds["sova"]
+        assert best.score > 0.8 * by_words.score
+        assert all(other.score <= 0.1 for other in others)
 
 
 def test_the_hybrid_score_is_the_mean_of_the_halves(birds: Whimbrel) -> None:

@@ -71,6 +71,8 @@ class _Run:
     timings: dict[str, float]
     words: int = 0
     """How many of the query's the lexicon searches for."""
+    read: float = 1.0
+    """How far the embedder's vocabulary has words for the query."""
 
 
 class SearchEngine:
@@ -120,7 +122,7 @@ class SearchEngine:
         wanted = max(self.limits.candidates, 2 * k)
         while True:
             dense, lexical = await self._both(request, run, wanted)
-            candidates = fuse(request.mode, dense, lexical, run.words)
+            candidates = fuse(request.mode, dense, lexical, run.words, run.read)
             hits = await self._hydrate(run, candidates, k, request.threshold)
             found = max((len(matches.ids) for matches in (dense, lexical) if matches is not None), default=0)
             # Rows that a lagging view still holds and the catalog has no more take places: look further down.
@@ -291,6 +293,7 @@ class SearchEngine:
         store, vector = await asyncio.gather(
             self.readers.store(row), _timed(run.timings, "embed", embedder.embed([request.query], EmbedKind.QUERY))
         )
+        run.read = embedder.reads(request.query)
         where, ids = run.where, None
         if where is not None and not store.answers(where):
             ids = await _timed(

@@ -4,11 +4,15 @@
 |---|---|
 | dense | `max(0, c)`: c is the cosine between query and chunk |
 | lexical | BM25 as a share of its upper bound: what the query's terms at full weight would give |
-| hybrid | the mean of dense and `min(1, g x lexical)`; a half that did not find the chunk counts 0 |
+| hybrid | `w x dense + (1 - w) x min(1, g x lexical)`; a half that did not find the chunk counts 0 |
 
 `g = (n / 5) ** 0.75` for a query of n > 5 words that are searched for, else 1. The more words a question has, the
 smaller the share of them that any passage holds: without g, long questions would be answered by meaning alone.
 `docs/decisions/0007` has the evidence.
+
+`w` is 0.5 for a query whose language the model's vocabulary has words for, and falls to 0.1 for one that comes to it in
+single letters: its vector is noise then, and what words it shares with a passage are names and numbers. See
+`docs/decisions/0013`.
 
 Nothing in them depends on the other hits of the query. Ties break by chunk id.
 """
@@ -22,6 +26,9 @@ from whimbrel.domain import Matches, Mode
 
 WEIGHT_DENSE = 0.5
 
+WEIGHT_DENSE_UNREAD = 0.1
+"""Of a query that the model has no words for."""
+
 FEW_WORDS = 5
 """A query of so many words, or fewer, is weighed as it is."""
 
@@ -34,21 +41,25 @@ class Candidate(NamedTuple):
     score: float
 
 
-def fuse(mode: Mode, dense: Matches | None, lexical: Matches | None, words: int = 0) -> list[Candidate]:
+def fuse(
+    mode: Mode, dense: Matches | None, lexical: Matches | None, words: int = 0, read: float = 1.0
+) -> list[Candidate]:
     """Candidates, best first. A view that did not answer is None; in hybrid mode the other half then stands alone.
 
-    `words`: how many the lexicon has searched for, repeats counted.
+    `words`: how many the lexicon has searched for, repeats counted. `read`: 0..1, how far the embedder's vocabulary has
+    words for the query.
     """
     if mode is Mode.DENSE or (mode is Mode.HYBRID and lexical is None):
         return _ranked(_scores(dense))
     if mode is Mode.LEXICAL or dense is None:
         return _ranked(_scores(lexical))
     gain = (max(words, FEW_WORDS) / FEW_WORDS) ** GROWTH
+    weight = WEIGHT_DENSE_UNREAD + (WEIGHT_DENSE - WEIGHT_DENSE_UNREAD) * read
     scores: dict[str, float] = {}
     for chunk_id, score in _scores(dense):
-        scores[chunk_id] = WEIGHT_DENSE * score
+        scores[chunk_id] = weight * score
     for chunk_id, score in _scores(lexical):
-        scores[chunk_id] = scores.get(chunk_id, 0.0) + (1 - WEIGHT_DENSE) * min(1.0, gain * score)
+        scores[chunk_id] = scores.get(chunk_id, 0.0) + (1 - weight) * min(1.0, gain * score)
     return _ranked(list(scores.items()))
 
 

@@ -150,7 +150,7 @@ class Quality:
                 texts = [judged.queries[key][: self._max_chars] for key in some]
                 vectors = await embedder.embed(texts, EmbedKind.QUERY)
                 for key, text, vector in zip(some, texts, vectors, strict=True):
-                    for mode, ranking in (await self._rankings(side, text, vector)).items():
+                    for mode, ranking in (await self._rankings(side, text, vector, embedder.reads(text))).items():
                         names = [judged.names[one] for one in ranking if one in judged.names]
                         for metric, value in measures(names, judged.grades[key]).items():
                             values[mode][metric][key] = value
@@ -183,7 +183,9 @@ class Quality:
         # As many chunks as hold the documents that the measures read, where a document has as many as the others.
         return collection, row, found, max(self._candidates, min(chunks, 4 * DEPTH))
 
-    async def _rankings(self, side: _Side, text: str, vector: npt.NDArray[np.float32]) -> dict[Mode, list[str]]:
+    async def _rankings(
+        self, side: _Side, text: str, vector: npt.NDArray[np.float32], read: float
+    ) -> dict[Mode, list[str]]:
         """Documents by their best chunks, by mode."""
         wanted = side.wanted
         while True:
@@ -192,7 +194,7 @@ class Quality:
             words = await asyncio.to_thread(side.lexicon.words, text)
             found = {}
             for mode in MODES:
-                best = fuse(mode, dense, lexical, words)
+                best = fuse(mode, dense, lexical, words, read)
                 found[mode] = await asyncio.to_thread(self._documents, side, [one.chunk_id for one in best])
             least = min(len(ranking) for ranking in found.values())
             if least >= DEPTH or max(len(dense.ids), len(lexical.ids)) < wanted or wanted >= MOST_ROWS:

@@ -31,6 +31,11 @@ class Embedder(ABC):
     def count_tokens(self, text: str) -> int:
         """Tokens that the model would read for `text`, special tokens included."""
 
+    def reads(self, text: str) -> float:
+        """0..1: how far the model's vocabulary has words for `text`; 1 where that cannot be told. A text in a language
+        that it has no words for gets a vector that says little of its meaning."""
+        return 1.0
+
     @property
     @abstractmethod
     def tokenizer(self) -> Path:

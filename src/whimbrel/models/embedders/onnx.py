@@ -96,6 +96,9 @@ class OnnxEmbedder(Embedder):
     def count_tokens(self, text: str) -> int:
         return self._tokens().count(self._space.document_prefix + text)
 
+    def reads(self, text: str) -> float:
+        return self._tokens().familiar(text)
+
     def token_spans(self, text: str) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
         """(starts, ends) of the tokens of `text`, int32[n] each, in characters; prefix and special tokens left out.
 

@@ -48,6 +48,9 @@ class ServingEmbedder(Embedder):
     def count_tokens(self, text: str) -> int:
         return self.current().count_tokens(text)
 
+    def reads(self, text: str) -> float:
+        return (self._current or self.current()).reads(text)
+
     async def embed(self, texts: Sequence[str], kind: EmbedKind) -> npt.NDArray[np.float32]:
         current = self._current
         if current is None or self._due():

@@ -18,8 +18,8 @@ from whimbrel.stores.chroma.folder import DATABASE, LOCK
 _OLD = "chroma-embeddings.parquet"
 _LEFT_OUT = frozenset({LOCK})
 _LETTING_GO = 5.0
-"""Seconds in which a Chroma client that this process has closed lets go of its files: its pool of connections is dropped,
-and each is closed by a thread of its own when that thread gets its turn."""
+"""Seconds in which a Chroma client that this process has closed lets go of its files: its pool of connections is
+dropped, and each is closed by a thread of its own when that thread gets its turn."""
 
 
 @dataclass(slots=True)
