@@ -15,27 +15,40 @@ Vectors = npt.NDArray[np.float32]
 Tokens = npt.NDArray[np.int64]
 
 
+_POOLED = ("sentence_embedding", "dense_vecs")
+"""Outputs that are one vector for each text, as exporters name them. `pooler_output` is none: it is a layer of BERT."""
+_TOKENS = ("last_hidden_state", "token_embeddings")
+
+
 class Network:
     """A loaded ONNX network. `run` may be called from many threads at once."""
 
-    def __init__(self, path: Path, space: Space) -> None:
+    def __init__(self, path: Path, space: Space, *, pooled: bool = True) -> None:
+        """`pooled`: the first output is float32[batch, dimensions]; else the vectors of tokens are pooled here, as the
+        space says, where the network does not do it."""
         import onnxruntime
 
         try:
             session = onnxruntime.InferenceSession(path, session_options(), providers=["CPUExecutionProvider"])
         except Exception as error:
             raise ModelError(f"{path} cannot be loaded: {error}", hint="Is it an ONNX network?") from error
+        outputs = {output.name: output for output in session.get_outputs()}
         output = session.get_outputs()[0]
-        if len(output.shape) != 2 or output.shape[1] not in (space.dimensions, None):
+        if not pooled:
+            output = next((outputs[name] for name in (*_POOLED, *_TOKENS) if name in outputs), output)
+        self._pools = not pooled and len(output.shape) == 3
+        if len(output.shape) != 2 + self._pools or not _may_be(output.shape[-1], space.dimensions):
             raise ConfigError(
-                f"{path} gives {output.name}{output.shape}; model.json promises vectors of {space.dimensions}.",
-                hint="The network must pool its tokens itself and give float32[batch, dimensions].",
+                f"{path} gives {output.name}{output.shape}; its description promises vectors of {space.dimensions}.",
+                hint="The network must give float32[batch, dimensions], or float32[batch, tokens, dimensions].",
             )
+        self._space = space
+        self._scales = not pooled and space.normalised
         self._session = session
         self._model = space.model
         self._output = [output.name]
         self._inputs = [item.name for item in session.get_inputs()]
-        unknown = set(self._inputs) - {"input_ids", "attention_mask", "token_type_ids"}
+        unknown = set(self._inputs) - {"input_ids", "attention_mask", "token_type_ids", "position_ids"}
         if unknown:
             raise ConfigError(f"{path} asks for {', '.join(sorted(unknown))}, which a text does not have.")
 
@@ -47,12 +60,33 @@ class Network:
             feed["attention_mask"] = np.ones_like(row)
         if "token_type_ids" in feed:
             feed["token_type_ids"] = np.zeros_like(row)
+        if "position_ids" in feed:
+            feed["position_ids"] = np.arange(tokens.size, dtype=np.int64).reshape(1, -1)
         try:
             vectors: Vectors = self._session.run(self._output, feed)[0]
         except Exception as error:
             raise ModelError(f"{self._model} failed on a text of {tokens.size} tokens: {error}") from error
-        vector: Vectors = vectors[0]
+        vector: Vectors = _pool(vectors[0], self._space.pooling) if self._pools else vectors[0].astype(np.float32)
+        if self._scales:
+            vector = vector / max(float(np.linalg.norm(vector)), 1e-12)
         return vector
+
+
+def _pool(tokens: Vectors, pooling: str) -> Vectors:
+    """float32[d] of float32[n, d]."""
+    tokens = tokens.astype(np.float32, copy=False)
+    if pooling == "mean":
+        pooled: Vectors = tokens.mean(axis=0, dtype=np.float32)
+    elif pooling == "max":
+        pooled = tokens.max(axis=0)
+    else:
+        pooled = tokens[-1 if pooling == "lasttoken" else 0]
+    return pooled
+
+
+def _may_be(said: object, dimensions: int) -> bool:
+    """Whether an output's last axis, which a network may leave open, can be of so many."""
+    return not isinstance(said, int) or said == dimensions
 
 
 def session_options() -> Any:

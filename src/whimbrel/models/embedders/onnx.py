@@ -1,29 +1,25 @@
-"""An embedder that runs an ONNX network in this process, from a folder that describes itself.
-
-The folder holds `model.onnx`, `tokenizer.json` and `model.json` (the space's fields, and optionally `sha256` of the two
-other files). The network takes `input_ids` (and `attention_mask`, `token_type_ids` where it asks for them) and gives
-`float32[1, dimensions]`, pooled, and of unit length if `model.json` says `"normalised": true`.
+"""An embedder that runs an ONNX network in this process, from a folder that describes itself: see
+`whimbrel.models.embedders.layout`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
-import json
 import os
 import threading
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from whimbrel.domain import EmbedKind, Space
-from whimbrel.errors import ConfigError, ModelError, TextRefused
+from whimbrel.errors import ModelError, TextRefused
 from whimbrel.models.embedders.base import Embedder
+from whimbrel.models.embedders.layout import Layout, Options, read_layout
 from whimbrel.models.embedders.network import Network, Tokens, Vectors
 from whimbrel.models.embedders.tokens import TextTokenizer
 
@@ -37,10 +33,10 @@ class OnnxEmbedder(Embedder):
     Files are opened at first use; `warm` does it ahead. Safe to call from any thread and event loop.
     """
 
-    def __init__(self, folder: Path, *, threads: int | None = None) -> None:
+    def __init__(self, folder: Path | Layout, *, threads: int | None = None) -> None:
         """`threads`: runs at a time, by default the cores that this process may use. Raises `ConfigError`."""
-        self._folder = folder
-        self._space, self._checksums = read_description(folder)
+        self._layout = folder if isinstance(folder, Layout) else read_layout(folder, Options())
+        self._space = self._layout.space
         self._threads = threads or usable_cores()
         self._load_lock = threading.Lock()
         self._network: Network | None = None
@@ -60,7 +56,7 @@ class OnnxEmbedder(Embedder):
 
     @property
     def tokenizer(self) -> Path:
-        return self._folder / "tokenizer.json"
+        return self._layout.tokenizer
 
     @property
     def threads(self) -> int:
@@ -156,19 +152,18 @@ class OnnxEmbedder(Embedder):
     def _tokens(self) -> TextTokenizer:
         with self._load_lock:
             if self._tokenizer is None:
-                self._tokenizer = TextTokenizer(self._checked("tokenizer.json"))
+                self._tokenizer = TextTokenizer(self._checked(self._layout.tokenizer))
             return self._tokenizer
 
     def _loaded_network(self) -> Network:
         with self._load_lock:
             if self._network is None:
-                self._network = Network(self._checked("model.onnx"), self._space)
+                self._network = Network(self._checked(self._layout.network), self._space, pooled=self._layout.pooled)
             return self._network
 
-    def _checked(self, name: str) -> Path:
+    def _checked(self, path: Path) -> Path:
         """The file, when it is what `model.json` says: a damaged network would give wrong vectors in silence."""
-        path = self._folder / name
-        expected = self._checksums.get(name)
+        expected = self._layout.checksums.get(path.name)
         if expected is not None:
             try:
                 with path.open("rb") as file:
@@ -226,28 +221,6 @@ class Batch:
         """Let no further text be taken."""
         self._stopped = True
         self._waiting.clear()
-
-
-def read_description(folder: Path) -> tuple[Space, dict[str, str]]:
-    """(space, SHA-256 by file name) from the folder's model.json. Raises `ConfigError`."""
-    path = folder / "model.json"
-    try:
-        about = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ConfigError(
-            f"{folder} is not a model: it has no model.json.",
-            hint="A model's folder holds model.onnx, tokenizer.json and model.json; see docs/configuration.md.",
-        ) from None
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{path} cannot be read: {error}") from error
-    for name in ("model.onnx", "tokenizer.json"):
-        if not (folder / name).is_file():
-            raise ConfigError(f"{folder} is not a model: it has no {name}.")
-    try:
-        space = Space(**{field.name: about[field.name] for field in fields(Space) if field.name in about})
-    except TypeError as error:
-        raise ConfigError(f"{path} lacks a field: {error}") from error
-    return space, dict(about.get("sha256", {}))
 
 
 def refusal(reasons: dict[int, str], count: int, space: Space) -> TextRefused:

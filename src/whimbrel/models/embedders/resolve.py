@@ -3,7 +3,7 @@
 | specification | embedder |
 |---|---|
 | `minilm` | the built-in all-MiniLM-L6-v2 |
-| `onnx:PATH` | the ONNX network in the folder PATH |
+| `onnx:PATH_OR_HUB_ID` | the ONNX network in a folder, or of the Hugging Face Hub (`ORG/NAME[@REVISION]`) |
 
 Each provider's module is imported by its own branch, so that what is not used costs nothing.
 """
@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from difflib import get_close_matches
-from pathlib import Path
 
 from whimbrel.errors import ConfigError
 from whimbrel.models.embedders.base import Embedder
@@ -38,11 +37,14 @@ def _minilm(model: str, threads: int | None) -> Embedder:
 
 
 def _onnx(model: str, threads: int | None) -> Embedder:
+    from whimbrel.models.embedders.hub import locate
+    from whimbrel.models.embedders.layout import read_layout
     from whimbrel.models.embedders.onnx import OnnxEmbedder
 
     if not model:
-        raise ConfigError("'onnx' needs the folder of a model.", hint="Write `onnx:PATH`.")
-    return OnnxEmbedder(Path(model).expanduser(), threads=threads)
+        raise ConfigError("'onnx' needs the folder of a model.", hint="Write `onnx:PATH`, or `onnx:ORG/NAME`.")
+    folder, options, name, revision = locate(model)
+    return OnnxEmbedder(read_layout(folder, options, name, revision), threads=threads)
 
 
 _PROVIDERS: dict[str, Callable[[str, int | None], Embedder]] = {"minilm": _minilm, "onnx": _onnx}
