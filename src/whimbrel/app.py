@@ -36,6 +36,7 @@ from whimbrel.ingest.workers import ExtractionPool, Measured
 from whimbrel.lexicon.language import DEFAULT, language_of, uri_of
 from whimbrel.lexicon.tantivy import TantivyLexicon
 from whimbrel.models.embedders.base import Embedder
+from whimbrel.models.embedders.remote import RemoteEmbedder
 from whimbrel.models.embedders.resolve import resolve_embedder
 from whimbrel.models.embedders.serving import ServingEmbedder
 from whimbrel.move.cutting import Cutter
@@ -285,6 +286,8 @@ class Whimbrel(Service):
 
     def _embedder_of(self, space: Space, spec: str) -> Embedder:
         embedder = self.embedder(spec)
+        if isinstance(embedder, RemoteEmbedder):
+            embedder.expect(space)  # its server may be out; it is held to the space when it answers
         if embedder.space.key != space.key:
             raise SpaceMismatch(
                 f"The collection's vectors are of {space.model} ({space.revision[:12]}, {space.dimensions} dimensions, "

@@ -1,0 +1,319 @@
+"""The providers of embeddings: Text Embeddings Inference, OpenAI and what speaks its protocol, Ollama, Hugging Face.
+
+Keys come from the environment alone. A provider's own words are not repeated in errors: they may hold the text.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+import numpy as np
+
+from whimbrel.domain import EmbedKind
+from whimbrel.errors import (
+    ConfigError,
+    MissingExtra,
+    ModelBusy,
+    ModelDown,
+    ModelError,
+    ModelKeyMissing,
+    ModelKeyRefused,
+    ModelMalformed,
+    ModelNotFound,
+    ModelRefused,
+    ModelSlow,
+)
+from whimbrel.models.embedders.network import Vectors
+from whimbrel.models.embedders.remote import About, Wire
+
+if TYPE_CHECKING:
+    import httpx
+
+TIMEOUT_S = 60.0
+CONNECT_S = 5.0
+_REFUSED = (400, 413, 422)
+
+
+@dataclass(frozen=True, slots=True)
+class Where:
+    """Which variables lead to a provider: for messages."""
+
+    key: str
+    address: str
+
+
+def fault(name: str, where: Where, status: int, retry_after: str | None = None) -> ModelError:
+    """The named error for a provider's status."""
+    if status in (401, 403):
+        return ModelKeyRefused(f"{name}: the provider refuses the key ({status}).", f"Check {where.key}.")
+    if status == 404:
+        return ModelNotFound(
+            f"The provider knows no model of that name: {name} (404).", f"Check it, and {where.address}."
+        )
+    if status == 402:
+        return ModelDown(f"{name}: the account's credit is used up (402).", "Top it up.")
+    if status == 429:
+        wait = float(retry_after) if retry_after and retry_after.replace(".", "", 1).isdigit() else None
+        when = f"It asks to wait {wait:g} s." if wait is not None else "Wait a little."
+        return ModelBusy(f"The rate limit of {name} is reached (429).", when, retry_after_s=wait)
+    if status in _REFUSED:
+        return ModelRefused(f"The server refuses it ({status}); most often it is longer than the model reads.")
+    return ModelDown(f"{name} says that it cannot answer now ({status}).", "It is tried again by itself.")
+
+
+def unreached(name: str, where: Where, *, slow: bool) -> ModelError:
+    if slow:
+        return ModelSlow(f"{name} had not answered after {TIMEOUT_S:g} s.", "It is tried again by itself.")
+    return ModelDown(f"Nobody answers at the address of {name}.", f"Start it, or check {where.address}.")
+
+
+def malformed(name: str) -> ModelError:
+    return ModelMalformed(
+        f"The answer of {name} is not what its protocol says. Nothing was kept of it.", "Check its address."
+    )
+
+
+# --- Text Embeddings Inference ---------------------------------------------------------------------------------------
+
+
+class Tei(Wire):
+    """https://huggingface.github.io/text-embeddings-inference: `/info` and `/embed`. `TEI_API_KEY` if it wants one."""
+
+    where = Where("TEI_API_KEY", "the URL after `tei:`")
+
+    def __init__(self, url: str) -> None:
+        if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).hostname:
+            raise ConfigError(f"{url!r} is no address of a TEI server.", "Write `tei:http://HOST:PORT`.")
+        self._url = url.rstrip("/")
+        self.name = f"tei:{urlsplit(url).scheme}://{urlsplit(url).netloc.rpartition('@')[2]}"
+        self._client: httpx.AsyncClient | None = None
+
+    async def about(self) -> About:
+        said = await self._call("GET", "/info")
+        try:
+            kind = said["model_type"]
+            kind = kind.get("embedding") or kind.get("Embedding") if isinstance(kind, dict) else None
+            if not isinstance(kind, dict):
+                raise ConfigError(f"{self.name} serves {said['model_id']}, which makes no vectors.", "Name another.")
+            return About(
+                model=str(said["model_id"]),
+                revision=str(said.get("model_sha") or "served"),
+                pooling=str(kind.get("pooling", "served")),
+                numeric=str(said.get("model_dtype", "served")),
+                max_tokens=int(said["max_input_length"]),
+                batch_texts=int(said.get("max_client_batch_size") or 32),
+                batch_tokens=int(said.get("max_batch_tokens") or 16_384),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise malformed(self.name) from error
+
+    async def vectors(self, texts: Sequence[str], kind: EmbedKind) -> Vectors:
+        said = await self._call("POST", "/embed", {"inputs": list(texts), "normalize": True, "truncate": False})
+        return _array(said, self.name)
+
+    async def close(self) -> None:
+        if self._client is not None:
+            await self._client.aclose()
+            self._client = None
+
+    async def _call(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Any:
+        import httpx
+
+        if self._client is None:
+            key = os.environ.get("TEI_API_KEY", "").strip()
+            self._client = httpx.AsyncClient(
+                timeout=httpx.Timeout(TIMEOUT_S, connect=CONNECT_S),
+                headers={"authorization": f"Bearer {key}"} if key else {},
+            )
+        try:
+            answer = await self._client.request(method, self._url + path, json=body)
+        except httpx.HTTPError as error:
+            slow = isinstance(error, httpx.TimeoutException) and not isinstance(error, httpx.ConnectTimeout)
+            raise unreached(self.name, self.where, slow=slow) from error
+        if answer.is_error:
+            raise fault(self.name, self.where, answer.status_code, answer.headers.get("retry-after"))
+        try:
+            return answer.json()
+        except ValueError as error:
+            raise malformed(self.name) from error
+
+
+# --- through pydantic-ai ---------------------------------------------------------------------------------------------
+
+
+class ByPydanticAi(Wire):
+    """A model of `pydantic_ai.embeddings`."""
+
+    def __init__(
+        self, name: str, where: Where, about: About, open_: Callable[[], tuple[Any, Callable[[], Awaitable[None]]]]
+    ) -> None:
+        """`open_` gives the model and what closes its client, on the loop that it is called on."""
+        self.name = name
+        self._where = where
+        self._said = about
+        self._open = open_
+        self._model: Any = None
+        self._end: Callable[[], Awaitable[None]] | None = None
+        self._dimensions: int | None = None
+
+    def asking_for(self, dimensions: int | None) -> ByPydanticAi:
+        """Vectors cut to so many, by models that can."""
+        self._dimensions = dimensions
+        if dimensions:
+            self._said = replace(self._said, model=f"{self._said.model} cut to {dimensions}")
+        return self
+
+    async def about(self) -> About:
+        return self._said
+
+    async def vectors(self, texts: Sequence[str], kind: EmbedKind) -> Vectors:
+        from pydantic_ai import exceptions as raised
+
+        if self._model is None:
+            self._model, self._end = self._open()
+        settings = {"dimensions": self._dimensions} if self._dimensions else None
+        try:
+            async with asyncio.timeout(TIMEOUT_S):
+                found = await self._model.embed(list(texts), input_type=kind.value, settings=settings)
+        except ModelError:
+            raise
+        except raised.ModelHTTPError as error:
+            wait = (error.headers or {}).get("retry-after")
+            raise fault(self.name, self._where, error.status_code, wait) from error
+        except (TimeoutError, raised.ModelAPIError) as error:
+            if isinstance(error.__cause__, ValueError):
+                raise malformed(self.name) from error
+            slow = isinstance(error, TimeoutError | raised.ModelRequestTimeout | raised.ModelTimeoutError)
+            raise unreached(self.name, self._where, slow=slow) from error
+        except (TypeError, ValueError, KeyError, AttributeError, raised.UnexpectedModelBehavior) as error:
+            raise malformed(self.name) from error
+        return _array(found.embeddings, self.name)
+
+    async def close(self) -> None:
+        if self._end is not None:
+            await self._end()
+        self._model = self._end = None
+
+
+def openai(model: str) -> ByPydanticAi:
+    """OpenAI, or what `OPENAI_BASE_URL` leads to."""
+    base = _set("OPENAI_BASE_URL")
+    name = model or "text-embedding-3-small"
+
+    def open_() -> tuple[Any, Callable[[], Awaitable[None]]]:
+        key = _set("OPENAI_API_KEY") or ("no-key" if base else "")
+        if not key:
+            raise ModelKeyMissing(
+                "OPENAI_API_KEY is not set: OpenAI answers nobody without a key. Nothing was sent anywhere.",
+                "Set OPENAI_API_KEY, or OPENAI_BASE_URL for a server of your own.",
+            )
+        return _openai_client(name, base, key)
+
+    about = About(model=name, revision="served", max_tokens=8191, batch_texts=512, batch_tokens=200_000)
+    where = Where("OPENAI_API_KEY", "OPENAI_BASE_URL")
+    _require("openai", "openai", "pydantic_ai", "tiktoken")
+    return ByPydanticAi(f"openai:{name}", where, about, open_)
+
+
+def ollama(model: str) -> ByPydanticAi:
+    if not model:
+        raise ConfigError("'ollama' needs a model.", "For example: `ollama:nomic-embed-text`.")
+    from whimbrel.models.generators.providers import ollama_url
+
+    _require("ollama", "openai", "pydantic_ai", "tiktoken")
+    url = ollama_url(os.environ)
+    about = About(model=model, revision="served by ollama", max_tokens=2048)
+    where = Where("OLLAMA_API_KEY", "OLLAMA_BASE_URL")
+    return ByPydanticAi(
+        f"ollama:{model}", where, about, lambda: _openai_client(model, url, _set("OLLAMA_API_KEY") or "no-key")
+    )
+
+
+def _openai_client(model: str, base: str | None, key: str) -> tuple[Any, Callable[[], Awaitable[None]]]:
+    from openai import AsyncOpenAI, Timeout
+    from pydantic_ai.embeddings.openai import OpenAIEmbeddingModel
+    from pydantic_ai.providers.openai import OpenAIProvider
+
+    client = AsyncOpenAI(api_key=key, base_url=base, max_retries=0, timeout=Timeout(TIMEOUT_S, connect=CONNECT_S))
+    return OpenAIEmbeddingModel(model, provider=OpenAIProvider(openai_client=client)), client.close
+
+
+# --- Hugging Face ----------------------------------------------------------------------------------------------------
+
+
+class HuggingFace(Wire):
+    """Its Inference API: `feature_extraction` of its own client. `HF_TOKEN`; `HF_BASE_URL` for an endpoint."""
+
+    where = Where("HF_TOKEN", "HF_BASE_URL")
+
+    def __init__(self, model: str) -> None:
+        if not model:
+            raise ConfigError("'huggingface' needs a model.", "For example: `huggingface:BAAI/bge-m3`.")
+        _require("huggingface", "huggingface_hub", "pydantic_ai")
+        self.name = f"huggingface:{model}"
+        self._named = model
+        self._client: Any = None
+
+    async def about(self) -> About:
+        return About(model=self._named, revision="served", batch_texts=32)
+
+    async def vectors(self, texts: Sequence[str], kind: EmbedKind) -> Vectors:
+        import httpx
+        from huggingface_hub import errors as raised
+
+        try:
+            found = await self._opened().feature_extraction(list(texts), normalize=True, truncate=False)
+        except raised.HfHubHTTPError as error:
+            answer = error.response
+            raise fault(self.name, self.where, answer.status_code, answer.headers.get("retry-after")) from error
+        except (raised.InferenceTimeoutError, httpx.HTTPError) as error:
+            slow = isinstance(error, raised.InferenceTimeoutError | httpx.ReadTimeout)
+            raise unreached(self.name, self.where, slow=slow) from error
+        except (TypeError, ValueError, KeyError) as error:
+            raise malformed(self.name) from error
+        return _array(found, self.name)
+
+    async def close(self) -> None:
+        if self._client is not None:
+            await self._client.close()
+            self._client = None
+
+    def _opened(self) -> Any:
+        if self._client is None:
+            from huggingface_hub import AsyncInferenceClient
+
+            key, base = _set("HF_TOKEN"), _set("HF_BASE_URL")
+            if key is None:
+                raise ModelKeyMissing(
+                    "HF_TOKEN is not set: Hugging Face answers nobody without one. Nothing was sent anywhere.",
+                    "Set HF_TOKEN, or choose another embedder.",
+                )
+            self._client = AsyncInferenceClient(model=base or self._named, token=key, timeout=TIMEOUT_S)
+        return self._client
+
+
+def _array(found: Any, name: str) -> Vectors:
+    try:
+        array: Vectors = np.asarray(found, np.float32)
+    except (TypeError, ValueError) as error:
+        raise malformed(name) from error
+    return array
+
+
+def _set(variable: str) -> str | None:
+    return os.environ.get(variable, "").strip() or None
+
+
+def _require(extra: str, *modules: str) -> None:
+    from importlib.util import find_spec
+
+    if not all(find_spec(module) for module in modules):
+        raise MissingExtra(
+            f"Embedders of {extra} need a package that is not installed. Nothing was sent anywhere.",
+            f"Install the extra: pip install 'whimbrel[{extra}]'",
+        )
