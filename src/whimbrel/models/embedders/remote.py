@@ -133,10 +133,11 @@ class RemoteEmbedder(Embedder):
             (probe,) = await self._asked([self._prefixes[EmbedKind.QUERY] + PROBE], EmbedKind.QUERY)
             self._space = self._space_of(about, len(probe))
         elif (found := self._space_of(about, self._space.dimensions)).key != self._space.key:
+            ours = self._space
             raise SpaceMismatch(
                 f"{self._wire.name} serves {found.model} ({found.revision[:12]}, {found.numeric}) now, and the "
-                f"collection's vectors are of {self._space.model} ({self._space.revision[:12]}, {self._space.numeric}). "
-                "They were not compared, and nothing was written.",
+                f"collection's vectors are of {ours.model} ({ours.revision[:12]}, {ours.numeric}). They were "
+                "not compared, and nothing was written.",
                 "Have the server serve the model that made them. If it is the same model in another form: "
                 "`whimbrel move start --embedder MODEL --compatible` measures that.",
             )
