@@ -44,7 +44,6 @@ from whimbrel.errors import (
     NotFound,
     StoreRefused,
     StoreUnavailable,
-    StoreUnsupported,
     SuspiciousChange,
     ViewDamaged,
 )
@@ -210,18 +209,6 @@ async def test_a_source_that_is_another_now_is_not_mixed_with_the_old(copies: Co
     lancedb.connect(tmp_path / "l").create_table("notes", pa.table({"id": ["w", "x", "y", "z"], "vector": flat}))
     with pytest.raises(Conflict, match="another collection"):
         await copies.one(source, target)
-
-
-async def test_an_old_chroma_folder_says_what_to_do(copies: Copies, data_dir: Path, tmp_path: Path) -> None:
-    old = data_dir / "vector_fixtures" / "chroma_0.3_chatdata"
-    with pytest.raises(StoreUnsupported) as caught:
-        await copies.run(f"chroma:{old}/*", f"lancedb:{tmp_path}/l/*")
-    assert "parquet:" in caught.value.hint
-    report = await copies.one(
-        f"parquet:{old}/chroma-embeddings", f"lancedb:{tmp_path}/l/chat", chosen=Chosen(id="uuid")
-    )
-    assert report.holds
-    assert report.rows == 13
 
 
 async def test_folders_that_other_programs_wrote_years_apart(copies: Copies, data_dir: Path, tmp_path: Path) -> None:

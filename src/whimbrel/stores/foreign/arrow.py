@@ -112,7 +112,7 @@ class Columns:
     def rows(self, found: pa.Table, dimensions: int) -> Fetched:
         """Of a table with all columns. Those without a vector of these dimensions are unfit."""
         ids = self.ids_of(found[self.id])
-        vectors, unfit = _vectors(found[self.vector], dimensions)
+        vectors, unfit = vectors_of(found[self.vector], dimensions)
         texts = _values(found[self.text]) if self.text is not None else [None] * len(ids)
         rows = Rows(ids, vectors, texts, self._metadata(found))
         if not unfit:
@@ -380,7 +380,7 @@ def _unfolded(fields: Mapping[str, Field]) -> str:
     return "" if inner & fields.keys() - {_UNFOLDED} else _UNFOLDED
 
 
-def _vectors(column: pa.ChunkedArray, dimensions: int) -> tuple[npt.NDArray[np.float32], dict[int, str]]:
+def vectors_of(column: pa.ChunkedArray, dimensions: int) -> tuple[npt.NDArray[np.float32], dict[int, str]]:
     """(float32[n, d], why some rows have none; those are zeros)."""
     array = column.combine_chunks()
     array = array.combine_chunks() if isinstance(array, pa.ChunkedArray) else array

@@ -1,7 +1,8 @@
 """Chroma: each collection of a folder, or of a server's database.
 
 Opening a folder with chromadb writes to it, and upgrades an old one. So a source in a folder is read from a copy of its
-files, which is taken while no program has it open; the folder itself is only ever read.
+files, which is taken while no program has it open; the folder itself is only ever read. One of Chroma before 0.4 is
+read by `whimbrel.stores.foreign.chroma_old`.
 
 A row's URI, where it has one, is its metadata under `chroma:uri`.
 """
@@ -45,6 +46,7 @@ from whimbrel.stores.foreign.base import (
     Table,
 )
 from whimbrel.stores.foreign.chroma_files import Snapshot
+from whimbrel.stores.foreign.chroma_old import OldFolder, is_old
 from whimbrel.stores.foreign.values import as_text, dumps, loads
 from whimbrel.stores.metrics import Metric
 
@@ -455,11 +457,13 @@ def _is_utf8(text: str) -> bool:
     return True
 
 
-def opener(rest: str, base: Path, *, scheme: str, scratch: Path | None, reach: Reach) -> ChromaDatabase:
+def opener(rest: str, base: Path, *, scheme: str, scratch: Path | None, reach: Reach) -> Database:
     """`scratch`: where the copy of a folder that is a source may lie; None for a target."""
     if scheme != "chroma":
         return ChromaDatabase(_Server(parse_server(f"{scheme}:{rest}"), reach))
     folder = base / Path(rest or "chroma").expanduser()
+    if is_old(folder):
+        return OldFolder(folder)
     if scratch is None:
         return ChromaDatabase(_Folder(folder), folder=folder)
     snapshot = Snapshot(folder, scratch)

@@ -14,8 +14,8 @@ from pathlib import Path
 
 from whimbrel.errors import AlreadyOwned, Conflict, DiskFull, HomeError, NotFound, StoreUnsupported
 from whimbrel.stores.chroma.folder import DATABASE, LOCK
+from whimbrel.stores.foreign.chroma_old import is_old
 
-_OLD = "chroma-embeddings.parquet"
 _LEFT_OUT = frozenset({LOCK})
 _LETTING_GO = 5.0
 """Seconds in which a Chroma client that this process has closed lets go of its files: its pool of connections is
@@ -63,10 +63,10 @@ class Snapshot:
 def check(folder: Path) -> None:
     """Raises where `folder` is no Chroma folder of today, or a program has it open."""
     if not (folder / DATABASE).is_file():
-        if (folder / _OLD).is_file():
+        if is_old(folder):
             raise StoreUnsupported(
-                f"The folder {folder} is of Chroma before 0.4, which kept Parquet files. Nothing was copied.",
-                f"Copy these: `whimbrel copy parquet:{folder}/chroma-embeddings ... --id uuid`.",
+                f"The folder {folder} is of Chroma before 0.4, which no client of today opens. Nothing was copied.",
+                f"Copy it row by row: `whimbrel copy chroma:{folder}/COLLECTION ...`, without --cold.",
             )
         raise NotFound(f"There is no Chroma folder {folder}.", "Check the path after `chroma:`.")
     until = time.monotonic() + _LETTING_GO

@@ -67,19 +67,19 @@ class ParquetSource(Source):
         self._chosen = chosen
         self._columns: Columns | None = None
         self._dimensions = 0
-        self._stream: _Stream | None = None
+        self._stream: Stream | None = None
         self._turn = asyncio.Lock()
 
     async def describe(self) -> Table:
         return await asyncio.to_thread(self._describe)
 
     async def version(self) -> str | None:
-        return await asyncio.to_thread(lambda: _version(self._files()))
+        return await asyncio.to_thread(lambda: version_of(self._files()))
 
     async def ids(self) -> AsyncIterator[Sequence[Id]]:
         columns = await self._known()
         for file in self._files():
-            batches = _batches(file, [columns.id])
+            batches = batches_of(file, [columns.id])
             while (batch := await asyncio.to_thread(next, batches, None)) is not None:
                 yield columns.ids_of(batch[columns.id])
 
@@ -118,24 +118,24 @@ class ParquetSource(Source):
             if schema_fingerprint(schema) != schema_fingerprint(schemas[0]):
                 raise ViewDamaged(f"{where}: the file {file.name} has other columns than {files[0].name}.", "Split it.")
         self._columns, self._dimensions = columns, columns.dimensions or self._sampled_dimensions(files, columns)
-        return columns.table(self._name, self._dimensions, str(files[0].parent), _version(files), self._chosen.metric)
+        return columns.table(self._name, self._dimensions, str(files[0].parent), version_of(files), self._chosen.metric)
 
     def _sampled_dimensions(self, files: Sequence[Path], columns: Columns) -> int:
         for file in files:
-            for batch in _batches(file, [columns.vector]):
+            for batch in batches_of(file, [columns.vector]):
                 if dimensions := dimensions_of(batch[columns.vector].slice(0, _SAMPLE_ROWS)):
                     return dimensions
         return 0
 
     def _take(self, columns: Columns, places: Sequence[int]) -> Fetched:
         if self._stream is None or places[0] < self._stream.at:
-            self._stream = _Stream(self._files())
+            self._stream = Stream(batch for file in self._files() for batch in batches_of(file, None))
         return columns.rows(self._stream.take(places), self._dimensions)
 
     def _search(self, columns: Columns, ids: set[Id]) -> Fetched:
         parts = []
         for file in self._files():
-            for batch in _batches(file, None):
+            for batch in batches_of(file, None):
                 keep = [id_ in ids for id_ in columns.ids_of(batch[columns.id])]
                 if any(keep):
                     parts.append(batch.filter(pa.array(keep)))
@@ -195,7 +195,7 @@ class ParquetSink(Sink):
             wanted = set(ids)
             parts = []
             for file in sorted(self._index().files(ids)):
-                for batch in _batches(file, None):
+                for batch in batches_of(file, None):
                     keep = [id_ in wanted for id_ in columns.ids_of(batch[columns.id])]
                     if any(keep):
                         parts.append(batch.filter(pa.array(keep)))
@@ -282,7 +282,7 @@ class ParquetSink(Sink):
         if self._where is None:
             columns, where = self._columns(), _Where()
             for file in sorted(self._folder.glob("*.parquet")):
-                for batch in _batches(file, [columns.id]):
+                for batch in batches_of(file, [columns.id]):
                     where.add(columns.ids_of(batch[columns.id]), file)
             self._where = where
         return self._where
@@ -333,11 +333,11 @@ class _Where:
         return {self._files[number] for number in np.unique(np.concatenate(found))} if found else set()
 
 
-class _Stream:
+class Stream:
     """Reads rows at ascending places, a part of a row group at a time, however large those are."""
 
-    def __init__(self, files: Sequence[Path]) -> None:
-        self._batches = (batch for file in files for batch in _batches(file, None))
+    def __init__(self, batches: Iterator[pa.Table]) -> None:
+        self._batches = batches
         self._batch: pa.Table | None = None
         self.at = 0
         """Place of the first row of the batch; earlier ones need another stream."""
@@ -361,13 +361,13 @@ class _Stream:
         return pa.concat_tables(parts)
 
 
-def _batches(file: Path, columns: list[str] | None) -> Iterator[pa.Table]:
+def batches_of(file: Path, columns: list[str] | None) -> Iterator[pa.Table]:
     with parquet_errors(f"{file} cannot be read"), pq.ParquetFile(file, pre_buffer=False) as opened:
         for batch in opened.iter_batches(_READ_ROWS, columns=columns):
             yield pa.Table.from_batches([batch])
 
 
-def _version(files: Sequence[Path]) -> str:
+def version_of(files: Sequence[Path]) -> str:
     stats = [(file.name, found.st_size, found.st_mtime_ns) for file in files for found in [file.stat()]]
     return str(stats)
 

@@ -2,6 +2,7 @@
 
     lancedb:PATH/COLLECTION     lancedb:s3://BUCKET/PATH/COLLECTION
     parquet:DIR/COLLECTION
+    llamaindex:DIR/COLLECTION   (read only)
     chroma:PATH/COLLECTION      chroma+http://HOST:PORT/COLLECTION?tenant=...&database=...
     postgresql://USER@HOST/DATABASE/COLLECTION?schema=...
 
@@ -40,7 +41,7 @@ class Address:
 
     @property
     def is_folder(self) -> bool:
-        return self.scheme in ("lancedb", "parquet", "chroma") and "://" not in self.place
+        return self.scheme in ("lancedb", "parquet", "chroma", "llamaindex") and "://" not in self.place
 
     def folder(self, base: Path) -> Path:
         return base / Path(self.place.partition(":")[2]).expanduser()
@@ -54,7 +55,7 @@ def parse(uri: str) -> Address:
     """Raises `ConfigError` where the URI names no collection of a known database."""
     whole = canonical_store(uri)
     scheme = whole.partition(":")[0]
-    if scheme != "parquet":
+    if scheme not in ("parquet", "llamaindex"):  # no stores of views
         parse_uri(uri)
     head, mark, query = whole.partition("?")
     where, slash, name = head.rpartition("/")
@@ -83,6 +84,10 @@ def open_database(address: Address, *, base: Path, scratch: Path | None, reach: 
             from whimbrel.stores.foreign import parquet
 
             return parquet.opener(rest, base)
+        case "llamaindex":
+            from whimbrel.stores.foreign import llamaindex
+
+            return llamaindex.opener(rest, base)
         case "chroma" | "chroma+http" | "chroma+https":
             from whimbrel.stores.foreign import chroma
 
