@@ -44,6 +44,7 @@ from whimbrel.move.driver import Mover
 from whimbrel.owner import lock
 from whimbrel.owner.erase import Eraser
 from whimbrel.owner.forgetting import forget_chunkings
+from whimbrel.owner.importing import import_collection
 from whimbrel.owner.languages import first_language
 from whimbrel.owner.lending import borrowed, store_of
 from whimbrel.owner.owner import Owner
@@ -228,6 +229,7 @@ class Whimbrel(Service):
                 "drop_view": drop_view,
                 "delete_collection": delete_collection,
                 "forget_chunkings": forget_chunkings,
+                "import": import_collection,
                 "move": Mover(
                     self.embedder_for,
                     Cutter(Recut(self._extraction_pool, self._cutting)),

@@ -65,7 +65,7 @@ def replace(connection: Connection, collection_id: int, cuts: Sequence[Cut], sta
     """
     done = Replaced()
     planned = [_plan(cut) for cut in cuts]
-    text_ids = _intern(connection, {chunk.text_hash for chunks in planned for chunk in chunks})
+    text_ids = intern(connection, {chunk.text_hash for chunks in planned for chunk in chunks})
     old: dict[tuple[int, int], dict[bytes, AnyRow]] = defaultdict(dict)
     for row in standing:
         old[row.document_id, row.chunking_id][row.public_id] = row
@@ -156,11 +156,11 @@ def _values(cut: Cut, chunk: _Planned, ordinal: int, text_id: int) -> dict[str, 
     }
 
 
-def _intern(connection: Connection, hashes: Iterable[bytes]) -> dict[bytes, int]:
+def intern(connection: Connection, hashes: Iterable[bytes]) -> dict[bytes, int]:
     """An integer for each text hash, new where it was never seen."""
     lock_texts(connection, alone=False)
     hashes = sorted(hashes)
-    found = _text_ids(connection, hashes)
+    found = text_ids_of(connection, hashes)
     missing = [digest for digest in hashes if digest not in found]
     if missing:
         first = take_keys(connection, "texts", len(missing))
@@ -174,7 +174,7 @@ def _intern(connection: Connection, hashes: Iterable[bytes]) -> dict[bytes, int]
             made = connection.execute(_INSERT_TEXTS, {"keys": list(keys), "hashes": missing}).all()
             found.update(made)
             if len(made) < len(missing):  # a writer of another collection was quicker
-                found.update(_text_ids(connection, [digest for digest in missing if digest not in found]))
+                found.update(text_ids_of(connection, [digest for digest in missing if digest not in found]))
     return found
 
 
@@ -186,7 +186,7 @@ _INSERT_TEXTS = text(
 )
 
 
-def _text_ids(connection: Connection, hashes: Sequence[bytes]) -> dict[bytes, int]:
+def text_ids_of(connection: Connection, hashes: Sequence[bytes]) -> dict[bytes, int]:
     found: dict[bytes, int] = {}
     if connection.dialect.name == "postgresql":
         found.update(connection.execute(_FIND_TEXTS, {"hashes": list(hashes)}).all())

@@ -20,8 +20,8 @@ MAX_ATTEMPTS = 5
 UPLOAD_BYTES = 32 << 20
 """How much of a job's contents is in memory at once, unless a single one is larger."""
 ACTIVE = (JobState.QUEUED, JobState.RUNNING, JobState.WAITING)
-READING = ("ingest", "add")
-"""Kinds that read documents."""
+READING = ("ingest", "add", "import")
+"""Kinds that bring documents in."""
 PERSISTENT = ("purge", "drop_view", "delete_collection")
 """Kinds that are tried until they succeed, and cannot be cancelled: what they are about is out of sight already, and
 cannot be asked for again."""
@@ -167,7 +167,7 @@ def _due(kinds: Sequence[str], host: str) -> Any:
 def _must_wait(host: str) -> ColumnElement[bool]:
     """A collection's documents are read in the order in which that was asked for: `add` jobs one after another, and
     `ingest` jobs. The two may go side by side, since they are about other documents; unless an `ingest` gives its file
-    an id of the user's, which an `add` may have too.
+    an id of the user's, which an `add` may have too. An `import` is about any: nothing goes beside it.
     """
     job, other = t.jobs.c, t.jobs.alias("other")
     before = or_(other.c.created_at < job.created_at, and_(other.c.created_at == job.created_at, other.c.id < job.id))
@@ -180,7 +180,7 @@ def _must_wait(host: str) -> ColumnElement[bool]:
         other.c.id != job.id,
         other.c.host.in_(("", host)),
         or_(other.c.state == JobState.RUNNING, queued),
-        or_(other.c.kind == job.kind, named),
+        or_(other.c.kind == job.kind, named, other.c.kind == "import", job.kind == "import"),
     )
 
 

@@ -17,6 +17,7 @@ from whimbrel.cli import (
     copying,
     documents,
     evaluate,
+    exporting,
     ingesting,
     jobs,
     moving,
@@ -70,11 +71,13 @@ for command in (
     serving.owner,
     archives.backup,
     archives.restore,
+    exporting.export,
     copying.copy,
     state.doctor,
 ):
     app.command()(command)
 app.command("open")(passages.open_)
+app.command("import")(exporting.import_)
 app.command("eval")(evaluate.evaluate)
 for group in (documents, collections, conversations, views, moving, jobs, config):
     app.add_typer(group.app, rich_help_panel=None)

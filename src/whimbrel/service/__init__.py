@@ -13,7 +13,7 @@ from whimbrel import __version__
 from whimbrel.catalog import collections, conversations, listing
 from whimbrel.catalog.conversations import Conversation, Turn
 from whimbrel.owner import lock
-from whimbrel.service.compatible import CompatibleSpaces
+from whimbrel.service.exchange import Exchange
 from whimbrel.service.jobs import JobFailed
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ RowsDone = Callable[[str, int, int], None]
 RESTORE_LEASE_S = 3_600.0
 
 
-class Service(CompatibleSpaces):
+class Service(Exchange):
     """The part of `Whimbrel` that works on rows."""
 
     def conversations(self, collection: str | None = None, *, limit: int = 100, offset: int = 0) -> list[Conversation]:
