@@ -245,20 +245,26 @@ def _chosen(query: Select[Any], only: ColumnElement[bool] | None) -> Select[Any]
 
 
 class Hashed:
-    """A member of the archive being written, counted and hashed on the way."""
+    """A file being written, counted and hashed on the way."""
 
     def __init__(self, out: IO[bytes]) -> None:
         self._out = out
+        self._given_up = False
         self._size = 0
         self.digest = hashlib.sha256()
         self.closed = False
 
     def write(self, data: Any) -> int:
         view = memoryview(data)
-        self.digest.update(view)
-        self._size += view.nbytes
-        self._out.write(view)
+        if not self._given_up:
+            self.digest.update(view)
+            self._size += view.nbytes
+            self._out.write(view)
         return view.nbytes
+
+    def give_up(self) -> None:
+        """What comes now is thrown away: a writer of Parquet that is let go of writes the end of its file."""
+        self._given_up = True
 
     def tell(self) -> int:
         return self._size

@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -354,17 +355,20 @@ class _Column:
 
 
 def _plain_keys(connection: Connection, collection_id: int) -> dict[str, _Column]:
+    """The commonest first. Names that differ only in case would be one to DuckDB: the rarer has no column."""
     kinds: dict[str, set[pa.DataType | None]] = {}
+    counts: Counter[str] = Counter()
     query = select(_json(t.documents.c.metadata, connection)).where(_wanted(collection_id))
     with connection.execute(query, execution_options={"yield_per": 2_000}) as result:
         for written in result.scalars():
             for key, value in json.loads(written).items():
                 if key in kinds or len(kinds) < 10 * _MOST_COLUMNS:
                     kinds.setdefault(key, set()).add(_plain(value))
+                    counts[key] += 1
     found: dict[str, _Column] = {}
     taken: set[str] = set()
-    for key, types in sorted(kinds.items()):
-        kind = next(iter(types)) if len(types) == 1 else None
+    for key, _ in sorted(counts.items(), key=lambda one: (-one[1], one[0])):
+        kind = next(iter(kinds[key])) if len(kinds[key]) == 1 else None
         if kind is None or not _COLUMN.fullmatch(key) or key.lower() in taken or len(found) == _MOST_COLUMNS:
             continue
         taken.add(key.lower())
@@ -436,10 +440,10 @@ class _File:
         step = max(GROUP_BYTES // weight, 1)
         for start in range(0, batch.num_rows, step):
             part = batch.slice(start, step)
+            if self._size + weight * part.num_rows > GROUP_BYTES:
+                self.flush()
             self._held.append(part)
             self._size += weight * part.num_rows
-            if self._size >= GROUP_BYTES:
-                self.flush()
 
     def flush(self) -> None:
         if self._held:
@@ -482,6 +486,8 @@ class _Files:
                 os.fsync(file.out.fileno())
         finally:
             for file in self._open:
+                file.sink.give_up()
+                file.writer.close()
                 with suppress(OSError):  # what a failed write has left in the buffer fails again
                     file.out.close()
         if kind is None and not self._open[-1].rows:  # nothing was refused

@@ -468,7 +468,8 @@ def _put_documents(connection: Connection, into: Into, batch: Batch, head: int) 
     rows, firsts, segments = [], [], []
     for key, one, some in zip(range(first, first + count), batch.documents, pieces, strict=True):
         values = {name: value for name, value in one.items() if name not in ("id", "text")}
-        said = facts(view_metadata(one["id"], one["uri"], one["title"], one["metadata"])) if one["text"] else {}
+        never_read = one["state"] == DocumentState.FAILED and not one["text"]
+        said = {} if never_read else facts(view_metadata(one["id"], one["uri"], one["title"], one["metadata"]))
         identity = {"id": key, "collection_id": into.collection, "public_id": bytes.fromhex(one["id"])}
         rows.append({**identity, **values, "facts": said, "text_length": len(one["text"]), "position": head})
         firsts.append(next_segment)
