@@ -411,6 +411,33 @@ def test_a_backup_is_restored_into_an_empty_home_only(shelf: Shell, fresh: Shell
     assert (again.status, again.json["error"]) == (2, "Conflict")
 
 
+def test_a_collection_is_exported_and_imported_into_another_home(
+    shelf: Shell, fresh: Shell, read: dict[str, Ran]
+) -> None:
+    folder = str(fresh.home.parent / "exported")
+    told, again, nowhere = shelf.several(
+        ["export", "default", folder, "--json"], ["export", "default", folder], ["export", "nowhere", folder + "2"]
+    )
+    assert told.json["files"] == ["documents.parquet", "chunks.parquet", "vectors.parquet"]
+    assert (again.status, nowhere.status) == (2, 2)
+    assert "already" in again.err
+    made, found, twice, status, missing = fresh.several(
+        ["import", folder, "--json"],
+        READING["search"],
+        ["import", folder, "--json"],
+        ["import", folder, "-c", "other", "--no-wait"],
+        ["import", folder + "2", "--json"],
+    )
+    assert {name: made.json[name] for name in ("collection", "documents", "chunks", "vectors")} == {
+        name: told.json[name] for name in ("collection", "documents", "chunks", "vectors")
+    }
+    assert found.json["hits"] == read["search"].json["hits"]
+    assert (twice.status, twice.json["error"]) == (2, "Conflict")
+    assert status.out.startswith("other: ")
+    assert "whimbrel serve" in status.err
+    assert (missing.status, missing.json["error"]) == (2, "PathNotFound")
+
+
 # --- several processes -----------------------------------------------------------------------------------------------
 
 
@@ -421,12 +448,14 @@ def test_beside_an_owner_others_enqueue_and_only_one_may_own(fresh: Shell) -> No
     archive = str(fresh.home.parent / "saved.whimbrel")
     with fresh.started("owner") as owner:
         until(lambda: "owns" in owner.log.read_text(), "owner")  # type: ignore[attr-defined]
-        second, ingested, saved, restored, status = (
+        second, ingested, saved, restored, exported, imported, status = (
             fresh.run("owner", ok=False),
             *fresh.several(
                 ["ingest", "notes", "--json"],
                 ["backup", archive, "--json"],
                 ["restore", archive, "--json"],
+                ["export", "default", f"{archive}.export", "--json"],
+                ["import", f"{archive}.export", "-c", "again", "--json"],
                 ["status", "--json"],
             ),
         )
@@ -436,6 +465,7 @@ def test_beside_an_owner_others_enqueue_and_only_one_may_own(fresh: Shell) -> No
         assert ingested.json["added"] == 3
         assert saved.status == 0
         assert (restored.status, restored.json["error"]) == (1, "AlreadyOwned")
+        assert imported.json["chunks"] == exported.json["chunks"]
         assert status.json["owner"]["pid"] == owner.pid
         owner.send_signal(signal.SIGTERM)
         assert owner.wait(20) == 0

@@ -1,9 +1,10 @@
-"""Exporting a collection as Parquet files that other programs read, and importing it, row for row, on either catalog."""
+"""A collection exported as Parquet files that other programs read, and imported, row for row, on either catalog."""
 
 from __future__ import annotations
 
 import fcntl
 import hashlib
+import itertools
 import json
 import os
 import shutil
@@ -49,6 +50,7 @@ from whimbrel.testing.strategies import metadatas
 
 pytestmark = pytest.mark.timeout(180)
 
+_NUMBERS = itertools.count()
 COARSE, FINE = "tokens=186,overlap=18", "tokens=48,overlap=6"
 SPACES = [Space("mini", "1", 4), Space("large", "2", 6)]
 
@@ -60,8 +62,8 @@ def halves(text: str) -> list[ChunkSpan]:
 
 
 def fill(catalog: Catalog) -> int:
-    """A collection with what an export may meet: two chunkings and spaces, a refused text, repeated ones, a document that
-    is longer than a segment, one without text, one that failed, one that is gone. Returns its key."""
+    """A collection with all that an export may meet: two chunkings and spaces, refused texts, repeated ones, a document
+    longer than a segment, one without text, one that failed, one that is gone. Returns its key."""
     with catalog.write() as connection:
         made = collections.create(connection, "docs", "de")
         coarse, fine = (collections.chunking_id(connection, spec) for spec in (COARSE, FINE))
@@ -267,19 +269,26 @@ def test_an_empty_collection_and_one_without_vectors_come_back(catalog: Catalog,
         assert rows(catalog, made) == rows(catalog, was)
 
 
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Catalog]:
+    base = tmp_path_factory.mktemp("shared")
+    made = opened(f"sqlite:///{base / 'catalog.db'}", base / "copies")
+    yield made
+    made.close()
+
+
 @settings(max_examples=40, deadline=None)
 @given(abouts=st.lists(metadatas, max_size=6))
-def test_any_metadata_comes_back(tmp_path_factory: pytest.TempPathFactory, abouts: list[dict[str, Any]]) -> None:
-    base = tmp_path_factory.mktemp("metadata")
-    catalog = opened(f"sqlite:///{base / 'catalog.db'}", base / "copies")
-    try:
-        with catalog.write() as connection:
-            place = collections.create(connection, "docs").id, collections.chunking_id(connection, COARSE)
-        write(catalog, place, *(document(f"memory:{n}", f"text {n} {one}", one) for n, one in enumerate(abouts)))
-        export(catalog, "docs", base / "out", version="1")
-        assert rows(catalog, load(catalog, base / "out", "again")) == rows(catalog, place[0])
-    finally:
-        catalog.close()
+def test_any_metadata_comes_back(
+    shared: Catalog, tmp_path_factory: pytest.TempPathFactory, abouts: list[dict[str, Any]]
+) -> None:
+    folder = tmp_path_factory.mktemp("metadata") / "out"
+    name = f"n{next(_NUMBERS)}"
+    with shared.write() as connection:
+        place = collections.create(connection, name).id, collections.chunking_id(connection, COARSE)
+    write(shared, place, *(document(f"memory:{n}", f"text {n} {one}", one) for n, one in enumerate(abouts)))
+    export(shared, name, folder, version="1")
+    assert rows(shared, load(shared, folder, f"{name}-again")) == rows(shared, place[0])
 
 
 def test_an_export_is_of_one_position_while_others_write(catalog: Catalog, tmp_path: Path) -> None:
@@ -574,36 +583,43 @@ def toy(monkeypatch: pytest.MonkeyPatch) -> Toy:
 
 
 @pytest.fixture
-def notes(tmp_path: Path, toy: Toy) -> Path:
-    """An export of notes."""
-    with Whimbrel(home=tmp_path / "first", embedder="toy") as whimbrel:
-        whimbrel.add(
-            [
-                {"id": f"n{n}", "text": f"Note {n} on birds, of town {7 * n}.", "metadata": {"n": n}}
-                for n in range(1_200)
-            ]
-        )
+def first(tmp_path: Path, toy: Toy, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home with notes."""
+    made = tmp_path_factory.getbasetemp() / "home-with-notes"
+    if not made.exists():
+        with Whimbrel(home=made, embedder="toy") as whimbrel:
+            whimbrel.add(
+                [{"id": f"n{n}", "text": f"Note {n} on birds, of {7 * n}.", "metadata": {"n": n}} for n in range(1_200)]
+            )
+    return made
+
+
+@pytest.fixture
+def notes(first: Path, tmp_path: Path) -> Path:
+    """An export of them."""
+    with Whimbrel(home=first, embedder="toy") as whimbrel:
         whimbrel.export("default", tmp_path / "notes")
     return tmp_path / "notes"
 
 
 def hits(whimbrel: Whimbrel, collection: str, mode: str) -> list[str]:
-    found = whimbrel.search("Note 77 on birds, of town 539.", collection, mode=mode)
+    found = whimbrel.search("Note 77 on birds, of 539.", collection, mode=mode)
     assert not found.degraded
     return [hit.chunk_id for hit in found.hits]
 
 
-def test_an_imported_collection_is_searched_and_nothing_is_embedded(notes: Path, toy: Toy, tmp_path: Path) -> None:
+def test_an_imported_collection_is_searched_and_nothing_is_embedded(
+    first: Path, notes: Path, toy: Toy, tmp_path: Path
+) -> None:
     given = len(toy.given)
-    assert given == 1_200
     with (
-        Whimbrel(home=tmp_path / "first", embedder="toy") as first,
+        Whimbrel(home=first, embedder="toy") as origin,
         Whimbrel(home=tmp_path / "second", embedder="toy") as whimbrel,
     ):
         result = whimbrel.import_(notes, "birds")
         assert (result["documents"], result["chunks"], result["vectors"]) == (1_200, 1_200, 1_200)
         for mode in ("dense", "lexical", "hybrid"):
-            assert hits(whimbrel, "birds", mode) == hits(first, "default", mode)
+            assert hits(whimbrel, "birds", mode) == hits(origin, "default", mode)
         assert whimbrel.search("birds", "birds", filter={"n": 5}).hits[0].metadata == {"n": 5}
         with pytest.raises(Conflict, match="already"):
             whimbrel.import_(notes, "birds")
@@ -614,16 +630,16 @@ def test_an_imported_collection_is_searched_and_nothing_is_embedded(notes: Path,
 
 
 def test_the_model_of_the_export_stays_and_not_the_configured_one(
-    notes: Path, toy: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    first: Path, notes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     other = Toy(model="other", dimensions=48)
     monkeypatch.setitem(resolve._PROVIDERS, "other", lambda _model, _threads: other)
     with (
-        Whimbrel(home=tmp_path / "first", embedder="toy") as first,
+        Whimbrel(home=first, embedder="toy") as origin,
         Whimbrel(home=tmp_path / "second", embedder="other") as whimbrel,
     ):
         whimbrel.import_(notes)
-        assert hits(whimbrel, "default", "dense") == hits(first, "default", "dense")
+        assert hits(whimbrel, "default", "dense") == hits(origin, "default", "dense")
     assert not other.given
 
 

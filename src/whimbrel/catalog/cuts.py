@@ -157,7 +157,7 @@ def _values(cut: Cut, chunk: _Planned, ordinal: int, text_id: int) -> dict[str, 
 
 
 def intern(connection: Connection, hashes: Iterable[bytes]) -> dict[bytes, int]:
-    """An integer for each text hash, new where it was never seen."""
+    """The key of each text, by its hash, new where it was never seen."""
     lock_texts(connection, alone=False)
     hashes = sorted(hashes)
     found = text_ids_of(connection, hashes)
@@ -166,9 +166,7 @@ def intern(connection: Connection, hashes: Iterable[bytes]) -> dict[bytes, int]:
         first = take_keys(connection, "texts", len(missing))
         keys = range(first, first + len(missing))
         if connection.dialect.name == "sqlite":
-            connection.execute(
-                t.texts.insert(), [{"id": key, "hash": digest} for key, digest in zip(keys, missing, strict=True)]
-            )
+            bulk.insert_values(connection, t.texts, ("id", "hash"), zip(keys, missing, strict=True))
             found.update(zip(missing, keys, strict=True))
         else:
             made = connection.execute(_INSERT_TEXTS, {"keys": list(keys), "hashes": missing}).all()
