@@ -98,8 +98,12 @@ class ExportFolder:
 
     def signature(self) -> list[list[Any]]:
         """Names, sizes and times of the files: what has not changed need not be checked again."""
-        found = [(file.name, (self.folder / file.name).stat()) for file in self.manifest.files]
-        return [[name, stat.st_size, stat.st_mtime_ns] for name, stat in found]
+        found = []
+        for file in self.manifest.files:
+            with self.reading(file.name):
+                stat = (self.folder / file.name).stat()
+            found.append([file.name, stat.st_size, stat.st_mtime_ns])
+        return found
 
     def check(self, progress: Progress | None = None) -> None:
         """Everything: checksums, forms, and each row beside the others. Raises `BackupError`, which names what is wrong
