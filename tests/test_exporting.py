@@ -713,3 +713,49 @@ def test_a_folder_that_changes_under_an_import_is_noticed(notes: Path, toy: Toy,
             whimbrel.finish(job)
         flipped(notes / "chunks.parquet")
         assert whimbrel.import_(notes)["documents"] == 1_200
+
+
+def test_a_home_on_postgres_exports_and_imports(
+    first: Path, notes: Path, toy: Toy, tmp_path: Path, fresh_postgres: str
+) -> None:
+    given = len(toy.given)
+    with (
+        Whimbrel(home=first, embedder="toy") as origin,
+        Whimbrel(home=tmp_path / "second", embedder="toy", catalog=fresh_postgres) as whimbrel,
+    ):
+        assert whimbrel.import_(notes, "birds")["vectors"] == 1_200
+        for mode in ("dense", "lexical"):
+            assert hits(whimbrel, "birds", mode) == hits(origin, "default", mode)
+        whimbrel.export("birds", tmp_path / "again")
+    mine, theirs = tables(notes), tables(tmp_path / "again")
+    assert all(theirs[name].equals(mine[name]) for name in ("chunks.parquet", "vectors.parquet"))
+    assert len(toy.given) == given
+
+
+def test_what_a_move_has_made_comes_along(toy: Toy, tmp_path: Path) -> None:
+    """Both chunkings, with their vectors: a move to the second embeds nothing in the other home."""
+    with Whimbrel(home=tmp_path / "first", embedder="toy") as whimbrel:
+        whimbrel.add([{"id": f"n{n}", "text": long_text(n)} for n in range(20)])
+        _, job = whimbrel.start_move("default", chunking=FINE)
+        whimbrel.finish(job, timeout_s=DEADLINE_S)
+        whimbrel.export("default", tmp_path / "out")
+    made = tables(tmp_path / "out")
+    assert made["chunks-2.parquet"].num_rows > made["chunks.parquet"].num_rows == made["vectors.parquet"].num_rows
+    given = len(toy.given)
+    with Whimbrel(home=tmp_path / "second", embedder="toy") as whimbrel:
+        assert whimbrel.import_(tmp_path / "out")["chunks"] == sum(
+            made[name].num_rows for name in made if "chunks" in name
+        )
+        _, job = whimbrel.start_move("default", chunking=FINE)
+        whimbrel.finish(job, timeout_s=DEADLINE_S)
+        assert whimbrel.move("default").state == "ready"
+        whimbrel.export("default", tmp_path / "again")
+    again = tables(tmp_path / "again")
+    assert all(again[name].equals(made[name]) for name in made.keys() - {"documents.parquet"})
+    assert len(toy.given) == given
+
+
+def long_text(number: int) -> str:
+    return "\n\n".join(
+        f"Part {part} of {number}: " + "the birds fly over the water and come back. " * 8 for part in range(9)
+    )

@@ -504,10 +504,10 @@ class _Files:
 def _in_place_of(target: Path) -> Iterator[Path]:
     """A folder beside `target` that takes its place when all is written, and else is removed. What a killed export has
     left is taken away by the next one to the same place."""
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise Conflict(f"There is something in {target} already. Nothing was written.", "Name another folder.")
     part = target.with_name(f".{target.name}.part")
     try:
+        if target.exists() and (not target.is_dir() or any(target.iterdir())):
+            raise Conflict(f"There is something in {target} already. Nothing was written.", "Name another folder.")
         target.parent.mkdir(parents=True, exist_ok=True)
         part.mkdir(exist_ok=True)
         with _locked(part, target):
