@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from bench.corpus import PARAGRAPHS
 from bench.figures import Figure, clock, median, note
 from bench.homes import Grown, open_home
-from whimbrel.catalog.importing import ExportFolder
+from whimbrel.catalog.exported_folder import ExportFolder
 
 TIMES = 3
 

@@ -33,8 +33,9 @@ from whimbrel.catalog import tables as t
 from whimbrel.catalog.documents import record_failure, remove_documents
 from whimbrel.catalog.engine import Catalog
 from whimbrel.catalog.exported import MANIFEST
+from whimbrel.catalog.exported_folder import ExportFolder
 from whimbrel.catalog.exporting import export
-from whimbrel.catalog.importing import ExportFolder, Into
+from whimbrel.catalog.importing import Into
 from whimbrel.domain import ChunkSpan, JobState, Space, ViewKind
 from whimbrel.errors import (
     BackupError,

@@ -2,28 +2,22 @@
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import json
 import os
 import re
-import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-import numpy as np
 import pyarrow as pa
 from sqlalchemy import Column, Connection, Select, Text, cast, func, select, text, type_coerce
 
 from whimbrel.catalog import bulk, collections, vectors
 from whimbrel.catalog import tables as t
-from whimbrel.catalog.archive import Hashed, sync_folder
 from whimbrel.catalog.collections import Collection
 from whimbrel.catalog.engine import AnyRow, Catalog
 from whimbrel.catalog.exported import (
@@ -36,25 +30,22 @@ from whimbrel.catalog.exported import (
     REFUSED,
     REFUSED_COLUMNS,
     CollectionEntry,
-    FileEntry,
     Manifest,
     Searched,
     SpaceEntry,
     space_entry,
     vector_columns,
 )
+from whimbrel.catalog.exported_files import File, Files, in_place_of
 from whimbrel.catalog.keys import among
 from whimbrel.domain import DocumentState
-from whimbrel.errors import BackupError, Conflict, DiskFull, HomeError
 
 Progress = Callable[[str, int, int], None]
 """Called with what is done, the rows done so far and the rows in all."""
 
-GROUP_BYTES = 8 << 20
 _DOCUMENTS_AT_ONCE = 500
 _CHARS_AT_ONCE = 2 << 20
 _CHUNKS_AT_ONCE = 5_000
-_LOCK = ".lock"
 _PLAIN: Mapping[type, pa.DataType] = {str: pa.string(), bool: pa.bool_(), int: pa.int64(), float: pa.float64()}
 _MOST_COLUMNS = 100
 _COLUMN = re.compile(r"[A-Za-z0-9_]{1,58}")
@@ -86,7 +77,7 @@ def export(
     began = time.monotonic()
     with catalog.read() as connection:
         collection = collections.find(connection, name)
-        with _in_place_of(target) as folder:
+        with in_place_of(target) as folder:
             manifest = _Export(connection, collection, folder, progress).write(version)
     counted = {kind: sum(file.rows for file in manifest.of(kind)) for kind in ("documents", "vectors")}
     return ExportReport(
@@ -128,7 +119,7 @@ class _Export:
         keys = {one.space for one in found}
         self._spaces = {key: space_entry(*vectors.read_space(self._connection, key)) for key in sorted(keys)}
         plain = _plain_keys(self._connection, self._collection.id)
-        with _Files(self._folder) as files:
+        with Files(self._folder) as files:
             documents = files.add(DOCUMENTS, "documents", _document_schema(plain))
             chunks = {
                 key: files.add(f"chunks{_numbered(number)}.parquet", "chunks", CHUNK_COLUMNS, self._specs[key])
@@ -218,7 +209,7 @@ class _Export:
             after = rows[-1].ordinal
             yield rows
 
-    def _put_vectors(self, one: _Vectors, chunks: Sequence[AnyRow], file: _File, refused: _File) -> None:
+    def _put_vectors(self, one: _Vectors, chunks: Sequence[AnyRow], file: File, refused: File) -> None:
         columns = t.vectors.c
         wanted = sorted({row.text_id for row in chunks})
         query = select(columns.text_id, columns.data).where(among(columns.text_id, wanted))
@@ -240,7 +231,7 @@ class _Export:
         if self._progress is not None:
             self._progress("exporting", self._done, self._total)
 
-    def _manifest(self, version: str, files: _Files, plain: Mapping[str, _Column]) -> Manifest:
+    def _manifest(self, version: str, files: Files, plain: Mapping[str, _Column]) -> Manifest:
         collection, space = self._collection, self._searched_space()
         revision = self._connection.execute(text("SELECT version_num FROM alembic_version")).scalar_one()
         if space is not None and space not in self._spaces:  # nothing was embedded in it yet
@@ -398,151 +389,3 @@ def _is_utf8(value: str) -> bool:
 
 def _document_schema(plain: Mapping[str, _Column]) -> pa.Schema:
     return pa.schema([*DOCUMENT_COLUMNS, *(pa.field(column.name, column.type) for column in plain.values())])
-
-
-# --- files -----------------------------------------------------------------------------------------------------------
-
-
-@dataclass(slots=True)
-class _File:
-    """A Parquet file that is being written, in row groups of about `GROUP_BYTES`, or of one long row."""
-
-    entry: Mapping[str, Any]
-    schema: pa.Schema
-    out: IO[bytes]
-    sink: Hashed
-    writer: Any
-    rows: int = 0
-    _held: list[pa.RecordBatch] = field(default_factory=list)
-    _size: int = 0
-
-    def put(self, rows: Sequence[tuple[Any, ...]]) -> None:
-        if rows:
-            columns = zip(zip(*rows, strict=True), self.schema.types, strict=True)
-            self._take([pa.array(values, type=kind) for values, kind in columns])
-
-    def put_vectors(self, ids: Sequence[str], data: Sequence[bytes]) -> None:
-        if not ids:
-            return
-        kind = self.schema.field("vector").type
-        packed = b"".join(data)
-        if len(packed) != 4 * kind.list_size * len(ids):
-            raise BackupError(
-                "The catalog has a vector that is not of its space's dimensions. Nothing was exported.",
-                "`whimbrel doctor` says more.",
-            )
-        values = pa.array(np.frombuffer(packed, "<f4"))
-        self._take([pa.array(ids, pa.string()), pa.FixedSizeListArray.from_arrays(values, type=kind)])
-
-    def _take(self, arrays: list[pa.Array]) -> None:
-        batch = pa.RecordBatch.from_arrays(arrays, schema=self.schema)
-        weight = max(batch.nbytes // batch.num_rows, 1)
-        step = max(GROUP_BYTES // weight, 1)
-        for start in range(0, batch.num_rows, step):
-            part = batch.slice(start, step)
-            if self._size + weight * part.num_rows > GROUP_BYTES:
-                self.flush()
-            self._held.append(part)
-            self._size += weight * part.num_rows
-
-    def flush(self) -> None:
-        if self._held:
-            table = pa.Table.from_batches(self._held)
-            self.writer.write_table(table, row_group_size=table.num_rows)
-            self.rows += table.num_rows
-            self._held, self._size = [], 0
-
-
-class _Files:
-    """Those of a folder. On leaving they are whole and on the disk."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._open: list[_File] = []
-
-    def add(self, name: str, holds: str, schema: pa.Schema, chunking: str = "", space: str = "") -> _File:
-        import pyarrow.parquet as pq
-
-        out = (self._folder / name).open("wb")
-        sink = Hashed(out)
-        # Level 1: level 3 takes twice the time for 3 % less. Vectors are noise to it: a twelfth less, at half the rate.
-        options: dict[str, Any] = {"compression": "zstd", "compression_level": 1}
-        if holds == "vectors":
-            options = {"compression": "none"}
-        writer = pq.ParquetWriter(sink, schema, use_dictionary=False, **options)
-        said = {"name": name, "holds": holds, "chunking": chunking, "space": space}
-        self._open.append(_File(said, schema, out, sink, writer))
-        return self._open[-1]
-
-    def __enter__(self) -> _Files:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        try:
-            for file in self._open if kind is None else ():
-                file.flush()
-                file.writer.close()
-                file.out.flush()
-                os.fsync(file.out.fileno())
-        finally:
-            for file in self._open:
-                file.sink.give_up()
-                file.writer.close()
-                with suppress(OSError):  # what a failed write has left in the buffer fails again
-                    file.out.close()
-        if kind is None and not self._open[-1].rows:  # nothing was refused
-            (self._folder / self._open.pop().entry["name"]).unlink()
-
-    def entries(self) -> list[FileEntry]:
-        return [
-            FileEntry(**file.entry, rows=file.rows, bytes=file.sink.tell(), sha256=file.sink.digest.hexdigest())
-            for file in self._open
-        ]
-
-
-@contextmanager
-def _in_place_of(target: Path) -> Iterator[Path]:
-    """A folder beside `target` that takes its place when all is written, and else is removed. What a killed export has
-    left is taken away by the next one to the same place."""
-    part = target.with_name(f".{target.name}.part")
-    try:
-        if target.exists() and (not target.is_dir() or any(target.iterdir())):
-            raise Conflict(f"There is something in {target} already. Nothing was written.", "Name another folder.")
-        target.parent.mkdir(parents=True, exist_ok=True)
-        part.mkdir(exist_ok=True)
-        with _locked(part, target):
-            for left in part.iterdir():
-                if left.name != _LOCK:
-                    left.unlink()
-            try:
-                yield part
-                (part / _LOCK).unlink()
-                sync_folder(part)
-                part.replace(target)
-            except BaseException:
-                shutil.rmtree(part, ignore_errors=True)
-                raise
-        sync_folder(target.parent)
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise DiskFull(
-                f"No space left for {target}. The catalog was only read; what was unfinished was removed.",
-                "Free some space, or name a folder on another disk.",
-            ) from error
-        raise HomeError(
-            f"{target} cannot be written: {error.strerror or type(error).__name__}.", "Check its owner and permissions."
-        ) from error
-
-
-@contextmanager
-def _locked(part: Path, target: Path) -> Iterator[None]:
-    if not (part / _LOCK).exists() and any(part.iterdir()):
-        raise Conflict(f"There is something in {part} already. Nothing was written.", "Name another folder.")
-    with (part / _LOCK).open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise Conflict(
-                f"Another export to {target} is under way. Nothing was written.", "Wait for it, or name another folder."
-            ) from error
-        yield

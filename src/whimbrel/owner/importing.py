@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from whimbrel.catalog import importing
-from whimbrel.catalog.importing import Batch, ExportFolder, Into
+from whimbrel.catalog.exported_folder import Batch, ExportFolder
+from whimbrel.catalog.importing import Into
 from whimbrel.errors import Conflict
 from whimbrel.owner.runner import Cancelled, JobContext
 

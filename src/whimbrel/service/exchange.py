@@ -23,8 +23,8 @@ from whimbrel.service.jobs import OnLag
 from whimbrel.service.jobs import Progress as OnProgress
 
 if TYPE_CHECKING:
+    from whimbrel.catalog.exported_folder import ExportFolder
     from whimbrel.catalog.exporting import ExportReport
-    from whimbrel.catalog.importing import ExportFolder
 
 RowsDone = Callable[[str, int, int], None]
 """Called with what is done, the rows done so far and the rows in all."""
@@ -68,7 +68,7 @@ class Exchange(CompatibleSpaces):
         One that was begun and did not end goes on where it stopped. Raises `PathNotFound`; `BackupError` for a folder
         that is damaged, newer, or says what is not so; `Conflict` where there is a collection of that name.
         """
-        from whimbrel.catalog.importing import ExportFolder
+        from whimbrel.catalog.exported_folder import ExportFolder
 
         found = ExportFolder(Path(folder).expanduser().absolute())
         name = collections.check_name(collection if collection is not None else found.manifest.collection.name)
