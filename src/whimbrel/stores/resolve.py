@@ -7,6 +7,8 @@
 | `postgresql://…` | Postgres with pgvector |
 | `chroma:PATH` | a Chroma folder, opened by one process |
 | `chroma+http://HOST:PORT`, `chroma+https://…` | a Chroma server |
+| `qdrant:PATH` | a folder of Qdrant's local mode, opened by one process |
+| `qdrant+http://HOST:PORT`, `qdrant+https://…` | a Qdrant server |
 
 Other packages add schemes by entry points of the group `whimbrel.stores`: its name is the scheme, what it names an
 `Opener`. Each adapter is imported by its own branch, so that what is not used costs nothing.
@@ -125,6 +127,9 @@ _BUILT_IN = {
     "chroma": "whimbrel.stores.chroma:ChromaStore",
     "chroma+http": "whimbrel.stores.chroma:ChromaStore",
     "chroma+https": "whimbrel.stores.chroma:ChromaStore",
+    "qdrant": "whimbrel.stores.qdrant:QdrantStore",
+    "qdrant+http": "whimbrel.stores.qdrant:QdrantStore",
+    "qdrant+https": "whimbrel.stores.qdrant:QdrantStore",
 }
 """Openers by scheme, as entry points name them."""
 
@@ -134,4 +139,7 @@ _EXAMPLES = {
     "chroma": "vectors",
     "chroma+http": "//localhost:8000",
     "chroma+https": "//chroma.example.org",
+    "qdrant": "vectors",
+    "qdrant+http": "//localhost:6333",
+    "qdrant+https": "//qdrant.example.org:6333",
 }

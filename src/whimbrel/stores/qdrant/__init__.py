@@ -1,0 +1,3 @@
+from whimbrel.stores.qdrant.store import QdrantStore
+
+__all__ = ["QdrantStore"]
