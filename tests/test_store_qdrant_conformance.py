@@ -1,14 +1,19 @@
-"""Qdrant's local mode passes the suite that every store passes."""
+"""Qdrant passes the suite that every store passes: its local mode, and what stands in for a server (there is no package of
+the real one), which holds every request to the schema of Qdrant's API."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import count
+from pathlib import Path
 
 import pytest
 
+pytest.importorskip("qdrant_client")
+
+from qdrant_server import QdrantServer
 from whimbrel.testing import Place, StoreConformance
 
-pytest.importorskip("qdrant_client")
 pytestmark = pytest.mark.slow
 
 
@@ -20,3 +25,22 @@ class TestQdrantFolder(StoreConformance):
     @classmethod
     def new_place(cls, tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Place]:
         return lambda: Place("qdrant:views", tmp_path_factory.mktemp("qdrant"))
+
+
+class TestQdrantApi(StoreConformance):
+    name = "Qdrant API"
+    selective_rows = 10_000
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def server(cls) -> Iterator[QdrantServer]:
+        server = QdrantServer()
+        server.start()
+        yield server
+        server.stop()
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def new_place(cls, server: QdrantServer) -> Callable[[], Place]:
+        numbers = count()
+        return lambda: Place(f"{server.uri}/place{next(numbers)}", Path())
