@@ -372,7 +372,7 @@ def _handler(server: QdrantServer) -> type[BaseHTTPRequestHandler]:
             self.end_headers()
             self.wfile.write(body)
 
-        do_GET = do_PUT = do_POST = do_PATCH = do_DELETE = _any  # noqa: N815
+        do_GET = do_PUT = do_POST = do_PATCH = do_DELETE = _any
 
         def log_message(self, *arguments: Any) -> None:
             pass

@@ -209,7 +209,7 @@ class ServerBackend(Backend):
             return StoreRefused(
                 f"The server at {self.shown} does not speak TLS.", "For one without TLS: `qdrant+http://...`."
             )
-        if isinstance(error, httpx.RemoteProtocolError) and ("illegal" in said.lower() or "invalid" in said.lower()):
+        if isinstance(error, httpx.RemoteProtocolError) and re.search("illegal|invalid|status line", said):
             return StoreRefused(
                 f"What answers at {self.shown} does not speak HTTP.",
                 "The port of HTTP is 6333 by default (gRPC's, 6334, goes into `?grpc_port=`); with TLS: "

@@ -148,7 +148,8 @@ def loads(pickled: Any, place: Path) -> Row:
         said = point.said if type(point) is Point else None
         if said is None or not isinstance(said["id"], int | str | UUID) or isinstance(said["id"], bool):
             raise pickle.UnpicklingError("it is no point")
-        payload = said.get("payload") or {}
+        payload = said.get("payload")
+        payload = {} if payload is None else payload
         if not isinstance(payload, dict):
             raise pickle.UnpicklingError("its payload is no object")
         return Row(str(said["id"]) if isinstance(said["id"], UUID) else said["id"], said.get("vector"), payload)
