@@ -16,6 +16,7 @@ import numpy as np
 import psycopg
 import pyarrow as pa
 import pyarrow.parquet as pq
+from qdrant_client import QdrantClient, models
 
 from whimbrel.move.copy import CopyReport, Options, copy_all
 from whimbrel.stores.base import Reach
@@ -136,6 +137,22 @@ def fill_chroma_folder(folder: Path, name: str = "notes", rows: int = 300, metri
     fill_chroma(client, name, rows, metric)
     client.close()
     return f"chroma:{folder}/{name}"
+
+
+def fill_qdrant_folder(folder: Path, name: str = "notes", rows: int = 300) -> str:
+    """As a plain client does it: no name for the vector, and the text in the payload."""
+    client = QdrantClient(path=str(folder))
+    client.create_collection(name, models.VectorParams(size=D, distance=models.Distance.EUCLID))
+    payloads: list[dict[str, Any]] = [
+        ODD.get(row, {"n": row, "site": f"s{row % 3}", "deep": {"a": [row, None, {"b": 1.5}]}, "none": None})
+        for row in range(rows)
+    ]
+    payloads = [{**one, "content": f"text {row}"} if row != 9 else one for row, one in enumerate(payloads)]
+    given = vectors(rows).tolist()
+    points = [models.PointStruct(id=10 + row, vector=given[row], payload=payloads[row]) for row in range(rows)]
+    client.upsert(name, points)
+    client.close()
+    return f"qdrant:{folder}/{name}"
 
 
 PG_TABLE = """

@@ -1,9 +1,9 @@
 """A server that speaks Qdrant's HTTP API as its OpenAPI description has it: a stand-in, for there is no package of the
 real one.
 
-Each request is read by the model that qdrant-client has of the description's schema, which refuses keys that are not in it;
-answers have the form of the schema. Rows are kept by local mode, in memory, with the rules of a server on ids and sizes. A
-prefix of the path is a server of its own.
+Each request is read by the model that qdrant-client has of the description's schema, which refuses keys that are not
+in it; answers have the form of the schema. Rows are kept by local mode, in memory, with the rules of a server on ids
+and sizes. A prefix of the path is a server of its own.
 """
 
 from __future__ import annotations

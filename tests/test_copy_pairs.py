@@ -21,13 +21,14 @@ from copying import (
     fill_lance,
     fill_parquet,
     fill_postgres,
+    fill_qdrant_folder,
     libpq,
 )
 from whimbrel.stores.foreign.base import IdKind
 from whimbrel.stores.foreign.values import differences
 from whimbrel.stores.metrics import Metric
 
-KINDS = ("lancedb", "parquet", "chroma", "server", "postgresql")
+KINDS = ("lancedb", "parquet", "chroma", "server", "postgresql", "qdrant")
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +57,10 @@ def fill(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> str:
     folder = tmp_path / "foreign"
     if kind == "postgresql":
         return fill_postgres(request.getfixturevalue("second_postgres"))
-    return {"lancedb": fill_lance, "parquet": fill_parquet, "chroma": fill_chroma_folder}[kind](folder)
+    fills = {
+        "lancedb": fill_lance, "parquet": fill_parquet, "chroma": fill_chroma_folder, "qdrant": fill_qdrant_folder
+    }  # fmt: skip
+    return fills[kind](folder)
 
 
 @pytest.mark.parametrize("by", KINDS)
@@ -196,6 +200,7 @@ async def test_a_view_of_ours_is_a_source(copies: Copies, fresh_postgres: str, t
     stores = {
         f"lancedb:{tmp_path}/views": f"lancedb:{tmp_path}/views/view_1",
         f"chroma:{tmp_path}/chroma": f"chroma:{tmp_path}/chroma/view_1",
+        f"qdrant:{tmp_path}/qdrant": f"qdrant:{tmp_path}/qdrant/view_1",
         libpq(fresh_postgres): at(fresh_postgres, "view_1") + schema,
     }
     for number, (uri, collection) in enumerate(stores.items()):

@@ -1,5 +1,5 @@
-"""Qdrant passes the suite that every store passes: its local mode, and what stands in for a server (there is no package of
-the real one), which holds every request to the schema of Qdrant's API."""
+"""Qdrant passes the suite that every store passes: its local mode, and what stands in for a server (there is no
+package of the real one), which holds every request to the schema of Qdrant's API."""
 
 from __future__ import annotations
 

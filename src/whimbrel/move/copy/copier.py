@@ -14,7 +14,7 @@ from whimbrel.move.copy.state import Listed, State
 from whimbrel.move.copy.verify import verify
 from whimbrel.stores.batches import Refused
 from whimbrel.stores.foreign.base import Chosen, Fetched, Id, Mark, Rows, Sink, Source, Table
-from whimbrel.stores.foreign.values import contents, digests
+from whimbrel.stores.foreign.values import contents, digests, sizes_of_more
 
 T = TypeVar("T")
 
@@ -59,9 +59,8 @@ class Copier:
         self._options = options
         self._on_step = on_step
         self._counts = Counts()
-        self._read_rows = max(
-            _LEAST_READ_ROWS, min(sink.limits.rows, sink.limits.bytes // (4 * table.dimensions + 500))
-        )
+        first = sink.limits.bytes // (4 * table.dimensions + 500) if not table.vectors else 0
+        self._read_rows = max(_LEAST_READ_ROWS, min(sink.limits.rows, first))
 
     async def run(self, source: str, target: str) -> CopyReport:
         """`source` and `target`: their names, for the report."""
@@ -149,7 +148,8 @@ class Copier:
         said = contents(rows)
         of = dict(zip(rows.ids, digests(rows, said), strict=True))
         fixed = 100 + 4 * self._table.dimensions
-        weights = [fixed + len(one) for one in said]
+        more = sizes_of_more(rows) if rows.more else [0] * len(rows)
+        weights = [fixed + len(one) + size for one, size in zip(said, more, strict=True)]
         self._resize(weights)
         wanted = [row for row, id_ in enumerate(rows.ids) if id_ not in rejects and known[id_] != of[id_]]
         self._counts.unchanged += sum(1 for id_ in rows.ids if id_ not in rejects and known[id_] == of[id_])
@@ -217,7 +217,8 @@ class Copier:
             return
         limits = self._sink.limits
         per_row = sum(weights) / len(weights)
-        self._read_rows = max(_LEAST_READ_ROWS, min(limits.rows, int(limits.bytes / per_row)))
+        least = _LEAST_READ_ROWS if not self._table.vectors else 1
+        self._read_rows = max(least, min(limits.rows, int(limits.bytes / per_row)))
 
     async def _patiently(self, work: Callable[[], Awaitable[T]]) -> T:
         """A database that does not answer is asked again a few times."""
@@ -236,17 +237,17 @@ def with_sample(table: Table, rows: Rows) -> Table:
     return replace(table, fields=sampled(rows.metadata))
 
 
-async def sample(source: Source) -> Rows:
-    """The first rows of a source."""
+async def sample(source: Source, *, several: bool = False) -> Rows:
+    """The first rows of a source, fewer where they have `several` vectors: some are of thousands."""
     async for ids in source.ids():
-        some = ids[:_SAMPLE_ROWS]
+        some = ids[: _SAMPLE_ROWS if not several else _LEAST_READ_ROWS]
         if some:
             return (await source.fetch(some, range(len(some)))).rows
     return Rows.none(0)
 
 
 def mark_of(copy: str, table: Table) -> Mark:
-    return Mark(copy, table.ids, table.metric, table.about, table.has_text)
+    return Mark(copy, table.ids, table.metric, table.about, table.has_text, table.main, table.vectors)
 
 
 def _pieces(weights: Sequence[int], most_rows: int, most_bytes: int) -> list[tuple[int, int]]:

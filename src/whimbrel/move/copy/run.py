@@ -139,7 +139,7 @@ async def _begin(
     mark = mark_of(copy, table)
     if found is None:
         if not table.declared:
-            table = with_sample(table, await sample(reader))
+            table = with_sample(table, await sample(reader, several=bool(table.vectors)))
         state.forget_written()
         state.put(copy=copy, phase="")
         await sink.create(table, mark)
@@ -153,7 +153,9 @@ async def _begin(
 
 def _check(table: Table, sink: Sink) -> None:
     limits = sink.limits
-    if not table.dimensions:
+    if not limits.several:
+        table.check_single()
+    if not table.dimensions and not table.vectors:
         raise BadInput(
             f"The collection {table.name!r} has no row with a vector, so that its dimensions are not known. Nothing "
             "was copied.",

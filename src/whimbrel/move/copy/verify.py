@@ -14,7 +14,8 @@ from whimbrel.stores.foreign.values import contents, differences, digests
 SAMPLE_SHARE, SAMPLE_ROWS = 0.01, 1_000
 """A sample has this share of the rows, and at least so many."""
 SEED = 7
-_READ_ROWS = 2_000
+_READ_ROWS, _READ_ROWS_OF_SEVERAL = 2_000, 100
+"""Fewer of rows with several vectors: some are of thousands."""
 
 
 async def verify(source: Source, sink: Sink, table: Table, state: State, mode: Mode, on_step: object) -> Verified:
@@ -29,7 +30,8 @@ async def verify(source: Source, sink: Sink, table: Table, state: State, mode: M
     compared = differing = changed = 0
     total = state.count if mode == "full" else _sample_size(state.count)
     lacking = set(lost)
-    async for listed, here, there in _both(source, sink, _batches(state, mode)):
+    read_rows = _READ_ROWS if not table.vectors else _READ_ROWS_OF_SEVERAL
+    async for listed, here, there in _both(source, sink, _batches(state, mode, read_rows)):
         rejected = state.is_rejected(listed.ids)
         kept = [row for row, id_ in enumerate(here.rows.ids) if id_ not in rejected]
         wanted = here.rows if len(kept) == len(here.rows) else here.rows.taken(kept)
@@ -81,15 +83,15 @@ async def _both(source: Source, sink: Sink, batches: Iterator[Listed]) -> AsyncI
             await asyncio.gather(reading, return_exceptions=True)
 
 
-def _batches(state: State, mode: Mode) -> Iterator[Listed]:
+def _batches(state: State, mode: Mode, read_rows: int) -> Iterator[Listed]:
     if mode == "sample":
         count = state.count
         places = sorted(random.Random(SEED).sample(range(count), _sample_size(count)))
-        for start in range(0, len(places), _READ_ROWS):
-            yield state.at(places[start : start + _READ_ROWS])
+        for start in range(0, len(places), read_rows):
+            yield state.at(places[start : start + read_rows])
         return
     place = 0
-    while len(listed := state.after(place, _READ_ROWS)):
+    while len(listed := state.after(place, read_rows)):
         yield listed
         place = listed.places[-1] + 1
 

@@ -20,7 +20,21 @@ import pyarrow.compute as pc
 from whimbrel.errors import BadInput
 from whimbrel.stores.envelope import loads as view_metadata
 from whimbrel.stores.foreign import layout
-from whimbrel.stores.foreign.base import MARK, MORE, Chosen, Fetched, Field, Id, IdKind, Mark, Names, Rows, Table
+from whimbrel.stores.foreign.base import (
+    MARK,
+    MORE,
+    Chosen,
+    Fetched,
+    Field,
+    Id,
+    IdKind,
+    Mark,
+    Names,
+    Rows,
+    Table,
+    VectorField,
+    VectorKind,
+)
 from whimbrel.stores.foreign.values import as_text, dumps, loads
 from whimbrel.stores.metrics import Metric
 
@@ -47,6 +61,8 @@ class Columns:
     """One of our own views: its `metadata` says everything, the other columns derive from it."""
     mark: Mark | None = None
     notes: Sequence[str] = ()
+    several: Mapping[str, str] = field(default_factory=dict)
+    """The columns of further vectors, by the vectors' names."""
 
     @classmethod
     def of(cls, schema: pa.Schema, chosen: Chosen, where: str) -> Columns:
@@ -56,13 +72,14 @@ class Columns:
         if _VIEW in about and set(schema.names) >= _VIEW_COLUMNS:
             return cls("id", "text", "vector", _dimensions(schema.field("vector").type), IdKind.STR, view=True)
         candidates = [one.name for one in schema if _is_vector(one)]
-        vector = layout.vector_column(candidates, chosen, where)
+        several = vector_columns(mark.vectors) if mark and not chosen.vector else {}
+        vector = _main(candidates) if several else layout.vector_column(candidates, chosen, where)
         kinds = {one.name: kind for one in schema if (kind := _id_kind(one.type)) is not None}
         id_ = layout.id_column(kinds, chosen, (), where)
         texts = [one.name for one in schema if _is_string(one.type) and one.name not in (id_, MORE)]
         text = ("text" if mark.text else None) if mark else layout.text_column(texts, chosen, where)
-        left = [name for name in candidates if name != vector]
-        taken = {id_, text, vector, MORE, *left}
+        left = [name for name in candidates if name != vector and name not in several.values()]
+        taken = {id_, text, vector, MORE, *left, *several.values()}
         fields = {one.name: Field(_value_type(one.type)) for one in schema if one.name not in taken}
         unfolded = _unfolded(fields)
         if unfolded:
@@ -73,7 +90,7 @@ class Columns:
             id_,
             text,
             vector,
-            _dimensions(schema.field(vector).type),
+            _dimensions(schema.field(vector).type) if vector else 0,
             mark.ids if mark else kinds[id_],
             fields,
             unfolded,
@@ -81,8 +98,9 @@ class Columns:
             mark=mark,
             notes=[
                 *(f"the vectors of the column {name!r} are left out" for name in left),
-                *_rounded(schema.field(vector).type),
+                *(_rounded(schema.field(vector).type) if vector else []),
             ],
+            several=several,
         )
 
     def table(self, name: str, dimensions: int, identity: str, version: str | None, metric: Metric | None) -> Table:
@@ -91,9 +109,11 @@ class Columns:
             dimensions,
             metric or (self.mark.metric if self.mark else None),
             self.ids,
-            Names(self.id, self.text or "text", self.vector),
+            Names(self.id, self.text or "text", self.vector or "vector"),
             has_text=self.text is not None,
             fields=self.fields,
+            main=self.mark.main if self.mark else "",
+            vectors=self.mark.vectors if self.mark and self.several else {},
             declared=not self.view,
             about=self.mark.about if self.mark else {},
             notes=self.notes,
@@ -112,13 +132,21 @@ class Columns:
     def rows(self, found: pa.Table, dimensions: int) -> Fetched:
         """Of a table with all columns. Those without a vector of these dimensions are unfit."""
         ids = self.ids_of(found[self.id])
-        vectors, unfit = vectors_of(found[self.vector], dimensions)
+        if self.vector:
+            vectors, unfit = vectors_of(found[self.vector], dimensions)
+        else:
+            vectors, unfit = np.zeros((len(ids), 0), np.float32), {}
         texts = _values(found[self.text]) if self.text is not None else [None] * len(ids)
-        rows = Rows(ids, vectors, texts, self._metadata(found))
+        more = {name: _read_vectors(found[column], self._field(name)) for name, column in self.several.items()}
+        rows = Rows(ids, vectors, texts, self._metadata(found), more)
         if not unfit:
             return Fetched(rows)
         kept = [row for row in range(len(ids)) if row not in unfit]
         return Fetched(rows.taken(kept), {ids[row]: why for row, why in unfit.items()})
+
+    def _field(self, name: str) -> VectorField:
+        assert self.mark is not None
+        return self.mark.vectors[name]
 
     def _metadata(self, found: pa.Table) -> list[dict[str, Any]]:
         if self.view:
@@ -148,33 +176,36 @@ class Form:
     ids: IdKind
     fields: Mapping[str, Field]
     has_text: bool = True
+    vectors: Mapping[str, VectorField] = field(default_factory=dict)
 
     @classmethod
     def of(cls, table: Table) -> Form:
         names = Names()
-        taken = {one.lower() for one in (names.id, names.text, names.vector, MORE)}
+        several = vector_columns(table.vectors).values()
+        taken = {one.lower() for one in (names.id, names.text, names.vector, MORE, *several)}
         fields = {}
         for name, one in table.fields.items():
             plain = re.fullmatch(r"[A-Za-z][A-Za-z0-9_]{0,62}", name) and name.lower() not in taken
             if plain and not one.json and _keeps(one.type):
                 fields[name] = one
                 taken.add(name.lower())
-        return cls(names, table.dimensions, table.ids, fields, table.has_text)
+        return cls(names, table.dimensions, table.ids, fields, table.has_text, table.vectors)
 
     @classmethod
     def read(cls, schema: pa.Schema, table: Table) -> Form:
         """Of a table that is there."""
         names = Names()
-        fixed = (names.id, names.text, names.vector, MORE)
+        fixed = (names.id, names.text, names.vector, MORE, *vector_columns(table.vectors).values())
         fields = {one.name: Field(one.type) for one in schema if one.name not in fixed}
-        return cls(names, table.dimensions, table.ids, fields, names.text in schema.names)
+        return cls(names, table.dimensions, table.ids, fields, names.text in schema.names, table.vectors)
 
     def schema(self, mark: Mark) -> pa.Schema:
-        vector = pa.list_(pa.float32(), self.dimensions)
+        vector = pa.list_(pa.float32(), max(1, self.dimensions))
         columns = [
             pa.field(self.names.id, pa.int64() if self.ids is IdKind.INT else pa.string(), nullable=False),
             *([pa.field(self.names.text, pa.string())] if self.has_text else []),
-            pa.field(self.names.vector, vector),
+            *([pa.field(self.names.vector, vector)] if self.dimensions else []),
+            *(pa.field(column, _type(self.vectors[name])) for name, column in vector_columns(self.vectors).items()),
             *(pa.field(name, one.type) for name, one in self.fields.items()),
             pa.field(MORE, pa.string()),
         ]
@@ -218,11 +249,71 @@ class Form:
         arrays = {
             self.names.id: pa.array(ids, schema.field(self.names.id).type),
             self.names.text: pa.array(rows.texts, pa.string()),
-            self.names.vector: pa.FixedSizeListArray.from_arrays(flat, self.dimensions),
+            self.names.vector: pa.FixedSizeListArray.from_arrays(flat, max(1, self.dimensions)),
+            **{
+                column: _written_vectors(rows.more[name], self.vectors[name])
+                for name, column in vector_columns(self.vectors).items()
+            },
             MORE: pa.array(envelopes, pa.string()),
             **{name: pa.array(column, self.fields[name].type) for name, column in columns.items()},
         }
         return pa.table([arrays[one.name] for one in schema], schema=schema)
+
+
+def vector_columns(vectors: Mapping[str, VectorField]) -> dict[str, str]:
+    """The column of each further vector: its name, where a column can have it."""
+    found: dict[str, str] = {}
+    for number, name in enumerate(sorted(vectors)):
+        plain = f"vector_{name}"
+        fits = re.fullmatch(r"[A-Za-z0-9_]{1,60}", name) and plain.lower() not in map(str.lower, found.values())
+        found[name] = plain if fits else f"vector_{number}_"
+    return found
+
+
+def _main(candidates: Sequence[str]) -> str:
+    """Of a table that a copy made of rows with several vectors; empty where each has a name."""
+    return Names().vector if Names().vector in candidates else ""
+
+
+def _type(one: VectorField) -> pa.DataType:
+    if one.kind is VectorKind.SPARSE:
+        return pa.struct([("indices", pa.list_(pa.int64())), ("values", pa.list_(pa.float32()))])
+    dense = pa.list_(pa.float32(), one.dimensions)
+    return pa.list_(dense) if one.kind is VectorKind.MULTI else dense
+
+
+def _written_vectors(values: Sequence[Any], one: VectorField) -> pa.Array:
+    if one.kind is VectorKind.SPARSE:
+        said = [None if each is None else {"indices": each[0].tolist(), "values": each[1].tolist()} for each in values]
+        return pa.array(said, _type(one))
+    there = [each for each in values if each is not None]
+    flat = np.concatenate([each.reshape(-1) for each in there]) if there else np.zeros(0, np.float32)
+    dense = pa.FixedSizeListArray.from_arrays(pa.array(flat, pa.float32()), one.dimensions)
+    missing = np.array([each is None for each in values])
+    if one.kind is VectorKind.MULTI:
+        lengths = [0 if each is None else len(each) for each in values]
+        offsets = pa.array(np.concatenate([[0], np.cumsum(lengths)]), pa.int32())
+        return pa.ListArray.from_arrays(offsets, dense, mask=pa.array(missing))
+    place = np.cumsum(~missing) - 1
+    return dense.take(pa.array(place, pa.int64(), mask=missing)) if missing.any() else dense
+
+
+def _read_vectors(column: pa.ChunkedArray, one: VectorField) -> list[Any]:
+    if one.kind is VectorKind.SPARSE:
+        return [
+            None if each is None else (np.array(each["indices"], np.int64), np.array(each["values"], np.float32))
+            for each in column.to_pylist()
+        ]
+    found: list[Any] = []
+    for chunk in column.chunks:
+        for each in chunk:
+            if not each.is_valid:
+                found.append(None)
+            elif one.kind is VectorKind.DENSE:
+                found.append(each.values.to_numpy(zero_copy_only=False))
+            else:
+                found.append(each.values.flatten().to_numpy(zero_copy_only=False).reshape(-1, one.dimensions))
+    return found
 
 
 def _unfit(values: Sequence[Any], kind: pa.DataType) -> list[int]:

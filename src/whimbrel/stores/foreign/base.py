@@ -10,14 +10,16 @@ from __future__ import annotations
 import json
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 import numpy as np
+import numpy.typing as npt
 
-from whimbrel.stores.metrics import Metric
+from whimbrel.errors import BadInput
+from whimbrel.stores.metrics import Metric, measure, scores
 from whimbrel.stores.records import Vectors
 
 if TYPE_CHECKING:
@@ -77,6 +79,28 @@ class Field:
     """The column's type in a source that speaks SQL: for a target that does too."""
 
 
+class VectorKind(StrEnum):
+    DENSE = "dense"
+    SPARSE = "sparse"
+    MULTI = "multi"
+    """As many vectors as a row needs, compared with each other: ColPali's."""
+
+
+@dataclass(frozen=True, slots=True)
+class VectorField:
+    """A further vector of the rows, which has a name."""
+
+    kind: VectorKind
+    dimensions: int = 0
+    """0: sparse."""
+    metric: str = ""
+    """A `Metric`, or the database's own name of another; empty where it says none."""
+    comparator: str = ""
+    """Of `MULTI`, as the database names it: `max_sim`."""
+    modifier: str = ""
+    """Of `SPARSE`, as the database names it: `idf`."""
+
+
 @dataclass(frozen=True, slots=True)
 class Table:
     """What a source says of a collection."""
@@ -90,6 +114,10 @@ class Table:
     has_text: bool = True
     fields: Mapping[str, Field] = field(default_factory=dict)
     """Columns of metadata; of a source without declared columns, none."""
+    main: str = ""
+    """The name of the vector of `Rows.vectors`, where the source names it."""
+    vectors: Mapping[str, VectorField] = field(default_factory=dict)
+    """The further vectors, by name: of `Rows.more`."""
     declared: bool = False
     """The fields are the source's own columns, not those of a sample."""
     about: Mapping[str, Any] = field(default_factory=dict)
@@ -100,6 +128,16 @@ class Table:
     """The same as long as it is the same collection, whatever is in it."""
     version: str | None = None
     """Another after each change of its content; None where the database does not tell."""
+
+    def check_single(self) -> None:
+        """Raises `BadInput` where rows have several vectors, and nobody has said which one is meant."""
+        if self.vectors:
+            names = sorted([*([self.main] if self.dimensions else []), *self.vectors])
+            raise BadInput(
+                f"The rows of {self.name!r} have several vectors, or one of several parts: {', '.join(map(repr, names))}. "
+                "Nothing was copied.",
+                "Name the one that is meant: `--vector NAME`. Targets that take all: Qdrant, LanceDB, Parquet.",
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,9 +150,16 @@ class Mark:
     metric: Metric | None
     about: Mapping[str, Any] = field(default_factory=dict)
     text: bool = True
+    main: str = ""
+    """As `Table.main`, and `vectors` as there."""
+    vectors: Mapping[str, VectorField] = field(default_factory=dict)
 
     def written(self) -> str:
         said = {"copy": self.copy, "ids": self.ids, "metric": self.metric, "about": self.about, "text": self.text}
+        if self.main:
+            said["main"] = self.main
+        if self.vectors:
+            said["vectors"] = {name: asdict(one) for name, one in self.vectors.items()}
         return json.dumps(said, sort_keys=True)
 
     @classmethod
@@ -123,7 +168,12 @@ class Mark:
         try:
             said = json.loads(written or "")
             metric = Metric(said["metric"]) if said["metric"] else None
-            return cls(said["copy"], IdKind(said["ids"]), metric, said["about"], said["text"])
+            vectors = {
+                name: VectorField(**{**one, "kind": VectorKind(one["kind"])})
+                for name, one in said.get("vectors", {}).items()
+            }
+            main = said.get("main", "")
+            return cls(said["copy"], IdKind(said["ids"]), metric, said["about"], said["text"], main, vectors)
         except (ValueError, KeyError, TypeError):
             return None
 
@@ -138,6 +188,9 @@ class Rows:
     texts: Sequence[str | None]
     metadata: Sequence[Mapping[str, Any]]
     """JSON values, and those of `values`. A null of a column is a key that is not there."""
+    more: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    """Further vectors of each row, by name; None where a row has none. Dense: float32[d]; multi: float32[n, d]; sparse:
+    (indices, int64[n]; values, float32[n])."""
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -148,7 +201,13 @@ class Rows:
 
     def between(self, start: int, stop: int) -> Rows:
         """Rows `[start, stop)`; no vector is copied."""
-        return Rows(self.ids[start:stop], self.vectors[start:stop], self.texts[start:stop], self.metadata[start:stop])
+        return Rows(
+            self.ids[start:stop],
+            self.vectors[start:stop],
+            self.texts[start:stop],
+            self.metadata[start:stop],
+            {name: values[start:stop] for name, values in self.more.items()},
+        )
 
     def taken(self, rows: Sequence[int]) -> Rows:
         """The rows of these numbers, in this order."""
@@ -157,6 +216,7 @@ class Rows:
             self.vectors[list(rows)],
             [self.texts[row] for row in rows],
             [self.metadata[row] for row in rows],
+            {name: [values[row] for row in rows] for name, values in self.more.items()},
         )
 
 
@@ -187,8 +247,35 @@ class Source(ABC):
         """As `Table.version`, now. Asks the database."""
         return (await self.describe()).version
 
+    async def nearest(
+        self, vector: npt.NDArray[np.float32], k: int, among: Sequence[Id] | None = None
+    ) -> Sequence[tuple[Id, float]]:
+        """The k nearest rows by the source's own index, best first, each with its score 0..1 by
+        `whimbrel.stores.metrics`; `among`: only of these ids. Here: an exact search over all of them."""
+        metric = (await self.describe()).metric or Metric.COSINE
+        hits: list[tuple[Id, float]] = []
+        async for some in self._batches(among):
+            rows = (await self.fetch(some)).rows
+            if len(rows):
+                found = scores(metric, measure(metric, rows.vectors, vector), normalised=False)
+                hits += zip(rows.ids, found.tolist(), strict=True)
+                hits = sorted(hits, key=lambda hit: (-hit[1], str(hit[0])))[:k]
+        return hits
+
+    async def _batches(self, among: Sequence[Id] | None) -> AsyncIterator[Sequence[Id]]:
+        if among is not None:
+            for start in range(0, len(among), _NEAREST_ROWS):
+                yield among[start : start + _NEAREST_ROWS]
+            return
+        async for some in self.ids():
+            for start in range(0, len(some), _NEAREST_ROWS):
+                yield some[start : start + _NEAREST_ROWS]
+
     @abstractmethod
     async def close(self) -> None: ...
+
+
+_NEAREST_ROWS = 2_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,6 +287,8 @@ class Limits:
     needs_metric: bool = False
     """A collection there has a metric; elsewhere only an index has."""
     max_dimensions: int | None = None
+    several: bool = False
+    """It takes `Rows.more`, and rows whose only vector is one of them."""
 
 
 class Sink(ABC):

@@ -93,11 +93,15 @@ class LanceSource(Source):
             schema = await table.schema()
             columns = Columns.of(schema, self._chosen, where)
             dimensions = columns.dimensions
-            if not dimensions:
+            if not dimensions and columns.vector:
                 sample = await table.query().select([columns.vector]).limit(_SAMPLE_ROWS).to_arrow()
                 dimensions = dimensions_of(sample[columns.vector])
             metric = self._chosen.metric or (
-                Metric.COSINE if columns.view else await _metric(table, columns.vector, where)
+                Metric.COSINE
+                if columns.view
+                else await _metric(table, columns.vector, where)
+                if columns.vector
+                else None
             )
             uri, version = await table.uri(), await table.version()
         self._columns, self._dimensions = columns, dimensions
@@ -154,7 +158,7 @@ class LanceSource(Source):
 
 
 class LanceSink(Sink):
-    limits = Limits(rows=5_000, bytes=16 << 20)
+    limits = Limits(rows=5_000, bytes=16 << 20, several=True)
 
     def __init__(self, folder: LanceFolder, name: str) -> None:
         self._folder = folder
@@ -236,7 +240,7 @@ class LanceSink(Sink):
 
     def _source(self) -> LanceSource:
         names = self._known().names
-        return LanceSource(self._folder, self._name, Chosen(id=names.id, vector=names.vector))
+        return LanceSource(self._folder, self._name, Chosen(id=names.id))
 
     def _opened(self) -> AsyncTable:
         assert self._table is not None, "neither made nor opened"

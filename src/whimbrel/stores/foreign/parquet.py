@@ -121,7 +121,7 @@ class ParquetSource(Source):
         return columns.table(self._name, self._dimensions, str(files[0].parent), version_of(files), self._chosen.metric)
 
     def _sampled_dimensions(self, files: Sequence[Path], columns: Columns) -> int:
-        for file in files:
+        for file in files if columns.vector else ():
             for batch in batches_of(file, [columns.vector]):
                 if dimensions := dimensions_of(batch[columns.vector].slice(0, _SAMPLE_ROWS)):
                     return dimensions
@@ -145,7 +145,7 @@ class ParquetSource(Source):
 
 
 class ParquetSink(Sink):
-    limits = Limits(rows=10_000, bytes=16 << 20)
+    limits = Limits(rows=10_000, bytes=16 << 20, several=True)
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -291,7 +291,7 @@ class ParquetSink(Sink):
         form, made = self._known(), self._made
         assert made is not None
         names = form.names
-        return Columns.of(form.schema(made), Chosen(id=names.id, vector=names.vector), f"The folder {self._folder}")
+        return Columns.of(form.schema(made), Chosen(id=names.id), f"The folder {self._folder}")
 
     def _table(self, rows: Rows) -> pa.Table:
         assert self._made is not None
@@ -303,7 +303,7 @@ class ParquetSink(Sink):
 
     def _source(self) -> ParquetSource:
         names = self._known().names
-        return ParquetSource(self._folder.parent, self._folder.name, Chosen(id=names.id, vector=names.vector))
+        return ParquetSource(self._folder.parent, self._folder.name, Chosen(id=names.id))
 
 
 class _Where:

@@ -4,6 +4,7 @@
     parquet:DIR/COLLECTION
     llamaindex:DIR/COLLECTION   (read only)
     chroma:PATH/COLLECTION      chroma+http://HOST:PORT/COLLECTION?tenant=...&database=...
+    qdrant:PATH/COLLECTION      qdrant+http://HOST:PORT/COLLECTION?grpc=1
     postgresql://USER@HOST/DATABASE/COLLECTION?schema=...
 
 The last segment of the path, before any `?`, is the collection; `*` is all of them. Each database is imported by its
@@ -23,7 +24,10 @@ from whimbrel.stores.foreign.base import Database
 from whimbrel.stores.resolve import parse_uri
 
 ALL = "*"
-EXAMPLES = "`lancedb:PATH/NAME`, `parquet:DIR/NAME`, `chroma:PATH/NAME`, `chroma+http://HOST/NAME`, `postgresql://HOST/DB/NAME`"
+EXAMPLES = (
+    "`lancedb:PATH/NAME`, `parquet:DIR/NAME`, `chroma:PATH/NAME`, `qdrant:PATH/NAME`, `qdrant+http://HOST/NAME`, "
+    "`postgresql://HOST/DB/NAME`"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +45,7 @@ class Address:
 
     @property
     def is_folder(self) -> bool:
-        return self.scheme in ("lancedb", "parquet", "chroma", "llamaindex") and "://" not in self.place
+        return self.scheme in ("lancedb", "parquet", "chroma", "llamaindex", "qdrant") and "://" not in self.place
 
     def folder(self, base: Path) -> Path:
         return base / Path(self.place.partition(":")[2]).expanduser()
@@ -92,6 +96,10 @@ def open_database(address: Address, *, base: Path, scratch: Path | None, reach: 
             from whimbrel.stores.foreign import chroma
 
             return chroma.opener(rest, base, scheme=address.scheme, scratch=scratch, reach=reach)
+        case "qdrant" | "qdrant+http" | "qdrant+https":
+            from whimbrel.stores.foreign import qdrant
+
+            return qdrant.opener(rest, base, scheme=address.scheme, scratch=scratch, reach=reach)
         case "postgresql":
             from whimbrel.stores.postgres.address import import_psycopg
 

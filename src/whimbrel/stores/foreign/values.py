@@ -74,10 +74,13 @@ def digests(rows: Rows, contents: Sequence[bytes]) -> list[bytes]:
     """16 bytes for each row, of everything in it: two rows have the same exactly when they are the same."""
     width = 4 * rows.vectors.shape[1]
     packed = np.ascontiguousarray(rows.vectors).reshape(-1).view(np.uint8).data
+    more = sorted(rows.more)
     found = []
     for row, content in enumerate(contents):
         hashed = blake2b(content, digest_size=16)
         hashed.update(packed[row * width : (row + 1) * width])
+        for name in more:
+            hashed.update(_packed(name, rows.more[name][row]))
         found.append(hashed.digest())
     return found
 
@@ -110,7 +113,44 @@ def differences(wanted: Rows, found: Rows, tolerance: float, known: Sequence[byt
             wrong = ~(np.abs(left.astype(np.float64) - right) <= bounds).all(axis=1)
         for number in np.flatnonzero(wrong):
             differ.setdefault(wanted.ids[pairs[number][0]], []).append("vector")
+        for name in sorted({*wanted.more, *found.more}):
+            for row, other in pairs:
+                if not _alike(_vector(wanted, name, row), _vector(found, name, other), tolerance):
+                    differ.setdefault(wanted.ids[row], []).append(f"vector {name!r}")
     return {id_: ", ".join(what) for id_, what in differ.items()}
+
+
+def sizes_of_more(rows: Rows) -> list[int]:
+    """Bytes of the further vectors of each row."""
+    return [sum(len(_packed(name, values[row])) for name, values in rows.more.items()) for row in range(len(rows))]
+
+
+def _vector(rows: Rows, name: str, row: int) -> Any:
+    return rows.more[name][row] if name in rows.more else None
+
+
+def _packed(name: str, vector: Any) -> bytes:
+    if vector is None:
+        return b"-"
+    if isinstance(vector, tuple):
+        indices, weights = vector
+        return name.encode() + b"s" + bytes(indices.astype("<i8").tobytes() + weights.astype("<f4").tobytes())
+    shape, values = repr(vector.shape), np.ascontiguousarray(vector, "<f4").tobytes()
+    return f"{name}{shape}".encode() + bytes(values)
+
+
+def _alike(one: Any, other: Any, tolerance: float) -> bool:
+    if one is None or other is None:
+        return one is other
+    if isinstance(one, tuple) or isinstance(other, tuple):
+        both = isinstance(one, tuple) and isinstance(other, tuple)
+        return both and _packed("", one) == _packed("", other)
+    if one.shape != other.shape:
+        return False
+    if tolerance == 0:
+        return _packed("", one) == _packed("", other)
+    bounds = tolerance * np.maximum(np.linalg.norm(one.astype(np.float64), axis=-1, keepdims=True), 1e-30)
+    return bool((np.abs(one.astype(np.float64) - other) <= bounds).all())
 
 
 def same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:

@@ -124,6 +124,13 @@ def check(folder: Path) -> int:
     return count
 
 
+def recover(place: Path) -> None:
+    """Undoes what a killed writer left half done. Writes to the file."""
+    with closing(_connect(place, write=True)) as database:
+        for _ in _all(database, "SELECT count(*) FROM points", place):
+            pass
+
+
 def rows(place: Path) -> Iterator[tuple[int, Row]]:
     """(number, point) of every row of a collection's file, in the order of the numbers: of a point that comes twice, as
     some older clients left one, the last is it."""
