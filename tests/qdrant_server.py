@@ -134,7 +134,8 @@ def _create(state: State, body: models.CreateCollection, query: Any, name: str) 
     state.client.create_collection(
         name, vectors_config=body.vectors, sparse_vectors_config=body.sparse_vectors, metadata=body.metadata
     )
-    state.thresholds[name] = (body.optimizers_config and body.optimizers_config.indexing_threshold) or 10_000
+    said = body.optimizers_config.indexing_threshold if body.optimizers_config else None
+    state.thresholds[name] = 10_000 if said is None else said
     return True
 
 

@@ -432,9 +432,8 @@ async def test_fields_that_filters_use_have_indexes(server: QdrantServer) -> Non
     await store.upsert(rows_of(rows, first=1))
     said = {"site": "keyword", "year": "float", "ratio": "float", "draft": "bool", "tags": "keyword"}
     indexes = {key: kind.rpartition(".")[2].lower() for key, kind in server.state().indexes["view"].items()}
-    assert indexes == {
-        "whimbrel_odd": "keyword", 'metadata."a.b"': "keyword", **{f"metadata.{one}": kind for one, kind in said.items()}
-    }  # fmt: skip
+    fields = {f"metadata.{key}": kind for key, kind in said.items()}
+    assert indexes == {"whimbrel_odd": "keyword", 'metadata."a.b"': "keyword", **fields}
     assert len(server.of("PUT", "/collections/view/index")) == len(indexes), "an index was asked for twice"
     await store.upsert(rows_of([{f"key {number}": number for number in range(100)}], first=2))
     assert len(server.state().indexes["view"]) <= 33

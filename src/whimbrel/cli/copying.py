@@ -38,7 +38,7 @@ def copy(
     verify: Annotated[Verify, typer.Option(help="Compare every row, a sample, or nothing.")] = Verify.FULL,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a copy that did not end.")] = False,
     cold: Annotated[
-        bool, typer.Option("--cold", help="Copy the files of a whole Chroma folder, for a server to open.")
+        bool, typer.Option("--cold", help="Copy a Chroma folder's files, or from Qdrant server to server by snapshots.")
     ] = False,
     id_: Annotated[str, typer.Option("--id", metavar="COLUMN", help="The source's column of ids.")] = "",
     text: Annotated[str, typer.Option(metavar="COLUMN", help="The source's column of texts.")] = "",
@@ -90,6 +90,8 @@ def _copy(here: Address, there: Address, options: object, states: Path, progress
             "To bring all of a Chroma folder to a new place, copying its files is exact and quicker: "
             "`whimbrel copy --cold 'chroma:PATH/*' 'chroma:NEW/*'`, then `chroma run --path NEW`."
         )
+    if here.scheme.startswith("qdrant+") and there.scheme.startswith("qdrant+"):
+        out.note("From Qdrant server to server, `--cold` carries snapshots, which have the index too.")
 
     def told(report: CopyReport) -> None:
         progress.end()
@@ -117,7 +119,8 @@ def _copy_cold(here: Address, there: Address, progress: Progress, as_json: bool)
         return
     rows = ", ".join(f"{name} ({rows:,} rows)" for name, rows in report.collections.items()) or "no collection"
     out.line(f"{report.files:,} files, {report.bytes:,} bytes, each read back: {rows}.")
-    out.note(f"Serve them: chroma run --path {report.target}")
+    if there.scheme == "chroma":
+        out.note(f"Serve them: chroma run --path {report.target}")
 
 
 def _tell(report: CopyReport) -> None:

@@ -1,6 +1,7 @@
-"""A cold copy: a Chroma folder's files, as they are. Exact and as quick as the disk, and of the whole folder only.
+"""A cold copy: what is there as it is, index and all, exact and as quick as the disk.
 
-A server that is then started on the new folder (`chroma run --path NEW`) serves the same collections.
+Of Chroma, the files of a whole folder: a server that is then started on the new one (`chroma run --path NEW`) serves
+the same collections. Of Qdrant, from server to server: each collection's snapshot.
 """
 
 from __future__ import annotations
@@ -45,14 +46,42 @@ async def copy_cold(source: Address, target: Address, *, base: Path, on_step: St
     Raises `BadInput` for anything but two Chroma folders whole, `AlreadyOwned` where a program has the source open,
     `Conflict` where there is something at the target, `DiskFull`.
     """
+    if source.scheme.startswith("qdrant+") and target.scheme.startswith("qdrant+"):
+        return await _copy_snapshots(source, target, base, on_step)
     for one in (source, target):
         if one.scheme != "chroma" or one.collection != ALL:
             raise BadInput(
-                "A cold copy takes a whole Chroma folder to another. Nothing was copied.",
-                "For example: `whimbrel copy --cold 'chroma:OLD/*' 'chroma:NEW/*'`; for a server, stop it, name its "
-                "folder, and start it again.",
+                "A cold copy takes a whole Chroma folder to another, or collections of a Qdrant server to another. "
+                "Nothing was copied.",
+                "For example: `whimbrel copy --cold 'chroma:OLD/*' 'chroma:NEW/*'`; for a Chroma server, stop it, name "
+                "its folder, and start it again.",
             )
     return await asyncio.to_thread(_copy, source.folder(base), target.folder(base), on_step)
+
+
+async def _copy_snapshots(source: Address, target: Address, base: Path, on_step: Step) -> ColdReport:
+    from whimbrel.stores.foreign.qdrant_snapshots import Snapshots
+
+    if (source.collection == ALL) != (target.collection == ALL):
+        raise BadInput(
+            "Both ends name one collection, or all. Nothing was copied.", "Let both end in `/*`, or neither."
+        )
+    if source.bare(base) == target.bare(base) and source.collection == target.collection:
+        raise Conflict("The target is the source. Nothing was changed.", "Name another server or collection.")
+    snapshots = Snapshots(source.place, target.place)
+    try:
+        names = await snapshots.names() if source.collection == ALL else [source.collection]
+        await snapshots.check(names if source.collection == ALL else [target.collection])
+        counts, size = {}, 0
+        for done, name in enumerate(names):
+            to = name if target.collection == ALL else target.collection
+            on_step("copying snapshots", done, len(names))
+            counts[to], bytes_ = await snapshots.carry(name, to)
+            size += bytes_
+        on_step("copying snapshots", len(names), len(names))
+    finally:
+        await snapshots.close()
+    return ColdReport(source.shown, target.shown, len(counts), size, counts)
 
 
 def _copy(folder: Path, target: Path, on_step: Step) -> ColdReport:

@@ -134,8 +134,8 @@ class Table:
         if self.vectors:
             names = sorted([*([self.main] if self.dimensions else []), *self.vectors])
             raise BadInput(
-                f"The rows of {self.name!r} have several vectors, or one of several parts: {', '.join(map(repr, names))}. "
-                "Nothing was copied.",
+                f"{self.name!r} has several vectors, or one of several parts: {', '.join(map(repr, names))}."
+                " Nothing was copied.",
                 "Name the one that is meant: `--vector NAME`. Targets that take all: Qdrant, LanceDB, Parquet.",
             )
 

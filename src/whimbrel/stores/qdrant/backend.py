@@ -183,6 +183,7 @@ class ServerBackend(Backend):
         return self._client
 
     def _translated(self, error: Exception) -> Exception:
+        import httpx
         from qdrant_client.common.client_exceptions import ResourceExhaustedResponse
         from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedResponse
 
@@ -190,6 +191,8 @@ class ServerBackend(Backend):
             return self._status(error.status_code or 0, (error.content or b"").decode("utf-8", "replace"))
         if isinstance(error, ResponseHandlingException):
             return self._unanswered(error.source)
+        if isinstance(error, httpx.HTTPError):
+            return self._unanswered(error)
         if isinstance(error, ResourceExhaustedResponse):
             return StoreUnavailable(f"The Qdrant server at {self.shown} is busy.", _NOTHING_LOST)
         if hasattr(error, "code") and hasattr(error, "details"):  # grpc's
