@@ -624,6 +624,52 @@ def test_a_wrong_variable_of_a_chroma_server_is_named_with_the_way_out(wrong: di
     assert "WHIMBREL_STORE" in refused.value.hint
 
 
+# --- the seeds' names for a Qdrant server ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("env", "store"),
+    [
+        ({"QDRANT_HOST": "127.0.0.1", "QDRANT_PORT": "6333"}, "qdrant+http://127.0.0.1:6333"),
+        ({"QDRANT_HOST": "db"}, "qdrant+http://db:6333"),
+        ({"QDRANT_HOST": "db", "QDRANT_API_KEY": "k"}, "qdrant+https://db:6333"),
+        ({"QDRANT_HOST": "::1", "QDRANT_PORT": "7000"}, "qdrant+http://[::1]:7000"),
+        ({"QDRANT_HOST": "http://db:7000"}, "qdrant+http://db:7000"),
+        ({"QDRANT_HOST": "db:7000"}, "qdrant+http://db:7000"),
+        ({"QDRANT_URL": "https://a.qdrant.io:6333", "QDRANT_HOST": "db"}, "qdrant+https://a.qdrant.io:6333"),
+        ({"QDRANT_PORT": "6333", "QDRANT_API_KEY": "k", "QDRANT_COLLECTION_NAME": "c"}, "lancedb:"),
+        ({"QDRANT_URL": "nonsense://", "WHIMBREL_STORE": "lancedb:own"}, "lancedb:own"),
+        ({"QDRANT_URL": "http://db", "CHROMADB_HOST": "c", "WHIMBREL_STORE": "lancedb:own"}, "lancedb:own"),
+    ],
+)
+def test_variables_of_a_qdrant_server_name_the_store(env: dict[str, str], store: str) -> None:
+    settings = load_settings(env=env)
+    assert settings.store == store
+    assert '"k"' not in repr(settings)
+
+
+def test_connections_to_a_qdrant_server_are_bounded_by_its_variable() -> None:
+    env = {"MAX_CONCURRENT_QDRANT": "20"}
+    assert load_settings(env=env).stores.max_connections == 8
+    assert load_settings(env={**env, "QDRANT_HOST": "db"}).stores.max_connections == 20
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"QDRANT_PORT": "x", "QDRANT_HOST": "db"},
+        {"QDRANT_URL": "ftp://db"},
+        {"QDRANT_HOST": "db", "CHROMADB_HOST": "c"},
+        {"MAX_CONCURRENT_QDRANT": "x", "QDRANT_HOST": "db"},
+    ],
+)
+def test_a_wrong_variable_of_a_qdrant_server_is_named_with_the_way_out(wrong: dict[str, str]) -> None:
+    with pytest.raises(ConfigError) as refused:
+        load_settings(env=wrong)
+    assert next(iter(wrong)) in refused.value.message
+    assert "WHIMBREL_STORE" in refused.value.hint
+
+
 def test_credentials_of_stores_are_found_and_never_shown() -> None:
     others = "postgresql://me:s3cret@h/old chroma+http://t0ken@c:8000"
     settings = load_settings(env={"WHIMBREL_STORES_OTHERS": others, "WHIMBREL_STORE": "postgresql://me:s3cret@h/new"})

@@ -26,7 +26,7 @@ from qdrant_client import QdrantClient, models
 
 from copying import Copies, at, files, fill_qdrant_folder, vectors
 from qdrant_server import QdrantServer
-from whimbrel.errors import AlreadyOwned, BadInput, Conflict, NotFound, StoreRefused, StoreUnsupported
+from whimbrel.errors import AlreadyOwned, BadInput, ConfigError, Conflict, NotFound, StoreRefused, StoreUnsupported
 from whimbrel.move.copy import copy_cold
 from whimbrel.stores.base import Reach
 from whimbrel.stores.foreign.base import Chosen, IdKind, Mark, VectorField, VectorKind
@@ -385,6 +385,16 @@ async def test_snapshots_go_from_server_to_server(server: QdrantServer, copies: 
     with pytest.raises(StoreUnsupported, match=r"1\.19"):
         await copy_cold(parse(f"{server.uri}/image_chunks"), parse(f"{target}/x"), base=tmp_path, on_step=told)
     other.stop()
+
+
+def test_a_collection_that_is_not_said_is_that_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ConfigError, match="names no collection"):
+        parse("qdrant+https://h:6333")
+    monkeypatch.setenv("QDRANT_COLLECTION_NAME", "book_chunks_v1")
+    found = parse("qdrant+https://h:6333?grpc=1")
+    assert (found.place, found.collection) == ("qdrant+https://h:6333?grpc=1", "book_chunks_v1")
+    assert parse("qdrant+https://h:6333/other").collection == "other"
+    assert parse("qdrant:folder/a").collection == "a"
 
 
 def test_a_mark_says_which_vectors_there_are() -> None:

@@ -219,6 +219,8 @@ async def test_a_row_that_is_refused_alone_is_named() -> None:
         ("chroma+http://s3cret@host:8000", "chroma+http://host:8000"),
         ("chroma+https://me:pw@host/prefix?tenant=t&token=pw", "chroma+https://host/prefix?tenant=t"),
         (" chroma:folder ", "chroma:folder"),
+        ("qdrant+https://s3cret@host:6333/prefix?grpc=1", "qdrant+https://host:6333/prefix?grpc=1"),
+        ("Qdrant:folder", "qdrant:folder"),
     ],
 )
 def test_the_catalog_keeps_no_credentials(uri: str, kept: str) -> None:
@@ -273,6 +275,7 @@ def _add_package(folder: Path, monkeypatch: pytest.MonkeyPatch, opener: Any) -> 
     [
         ("chroma+http:host", "names no server"),
         ("chroma+https:///path", "names no server"),
+        ("qdrant+http:host", "names no server"),
         ("postgresql:db", "names no server"),
         ("postgresql://me:pw/x@host/db", "%2F"),
         ("lancedb", "not a store's URI"),

@@ -16,7 +16,8 @@ from pathlib import Path
 from chroma_server import ChromaServer
 from own_postgres import OwnPostgres, own_postgres
 
-NAMES = ("lancedb", "postgres", "chroma folder", "chroma server")
+NAMES = ("lancedb", "postgres", "chroma folder", "chroma server", "qdrant folder")
+FOLDERS = {"lancedb": "lancedb:", "chroma folder": "chroma:", "qdrant folder": "qdrant:"}
 SERVERS = ("postgres", "chroma server")
 _VIEW = re.compile(r"c\d+-v\d+-[0-9a-f]{6}")
 _TABLES = "SELECT tablename FROM pg_tables WHERE schemaname = 'whimbrel'"
@@ -33,7 +34,7 @@ class Databases:
     """When one was away: from, until."""
 
     def uri(self, name: str) -> str:
-        return self.servers[name].uri if name in SERVERS else {"lancedb": "lancedb:", "chroma folder": "chroma:"}[name]
+        return self.servers[name].uri if name in SERVERS else FOLDERS[name]
 
     def name(self, uri: str) -> str:
         there = (name for name in NAMES if name not in SERVERS or name in self.servers)
@@ -62,7 +63,7 @@ class Databases:
         found = {path.name for path in (self.home / "views").glob("*")}
         for server in self.servers.values():
             found |= _tables(server) if isinstance(server, OwnPostgres) else _collections(server)
-        found |= self._in_folder()
+        found |= self._in_folder() | {path.name for path in (self.home / "qdrant" / "collection").glob("*")}
         return {match.group() for match in map(_VIEW.search, found) if match}
 
     def _in_folder(self) -> set[str]:

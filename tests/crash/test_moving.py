@@ -18,6 +18,7 @@ from small_disk import small_disk
 from whimbrel.domain import MoveState
 
 pytest.importorskip("chromadb")
+pytest.importorskip("qdrant_client")
 
 ROUNDS = int(os.environ.get("SOAK_ROUNDS", "150"))
 SECONDS = float(os.environ.get("SOAK_SECONDS", "inf"))
@@ -37,6 +38,10 @@ STAR: dict[str, tuple[Course, Course]] = {
         Course("chroma server", [("verifying", "target")], {"rollback"}, auto_switch=True),
         Course("lancedb", [("copying", "source")], {"pause"}, armed=("move.check:before", 1), rate=60),
     ),
+    "qdrant folder": (
+        Course("qdrant folder", [("copying", "owner"), ("ready", "writer")], rate=60),
+        Course("lancedb", armed=("move.switch:before", 1)),
+    ),
 }
 """From LanceDB to each of the others, and back."""
 
@@ -49,7 +54,7 @@ def test_a_collection_moves_away_and_back(name: str, tmp_path: Path) -> None:
             assert take(made, course)
         print(made.figures)
         assert made.figures.kills.total() >= 1
-        assert made.figures.server_kills >= (name != "chroma folder")
+        assert made.figures.server_kills >= ("folder" not in name)
         assert made.figures.searches >= 20
 
 
@@ -64,7 +69,7 @@ def test_hundreds_of_moves(
     assert figures.kills.total() > figures.rounds / 2
 
 
-@pytest.mark.parametrize("scheme", ["lancedb", "chroma"])
+@pytest.mark.parametrize("scheme", ["lancedb", "chroma", "qdrant"])
 def test_a_full_disk_under_the_target(scheme: str, tmp_path: Path) -> None:
     """The move says so and waits; the collection is searched and written to; it goes on when there is room."""
     with small_disk(tmp_path / "disk", 8) as disk, opened(tmp_path / "home") as whimbrel:

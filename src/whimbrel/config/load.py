@@ -30,9 +30,14 @@ FOREIGN_VARIABLES: Mapping[str, str] = {
     "CHROMADB_HOST": "store",
     "CHROMADB_CONNECTION_TIMEOUT": "stores.connect_timeout_s",
     "CHROMADB_MAX_CONNECTIONS": "stores.max_connections",
+    "QDRANT_URL": "store",
+    "QDRANT_HOST": "store",
+    "MAX_CONCURRENT_QDRANT": "stores.max_connections",
 }
 """Variables of other programs that are read too. Any setting of Whimbrel's own beats them.
 
+`QDRANT_URL` goes before `QDRANT_HOST`, which makes a URI with `QDRANT_PORT` (6333), with TLS where there is a
+`QDRANT_API_KEY`; `MAX_CONCURRENT_QDRANT` counts only beside one of them.
 `CHROMADB_HOST` makes a URI with `CHROMADB_PORT` (8000, or 443 with TLS) and `CHROMADB_SSL`; the other two count only
 beside it."""
 
@@ -148,6 +153,7 @@ def _from_others(variables: Mapping[str, str], taken: Collection[str]) -> dict[s
         known["CHROMADB_HOST"] = _chroma(known["CHROMADB_HOST"], known["CHROMADB_PORT"], known["CHROMADB_SSL"])
     elif not known["CHROMADB_HOST"]:
         known |= dict.fromkeys(("CHROMADB_CONNECTION_TIMEOUT", "CHROMADB_MAX_CONNECTIONS"), "")
+    known |= _qdrant(variables, known, "store" not in taken)
     given = {key: Given(known[name], name, shown=False) for name, key in FOREIGN_VARIABLES.items() if known[name]}
     return {key: value for key, value in given.items() if key not in taken}
 
@@ -163,6 +169,37 @@ def _chroma(host: str, port: str, ssl: str) -> str:
     tls = ssl.lower() in ("1", "true", "yes", "on")
     bare = f"[{host}]" if host.count(":") > 1 and not host.startswith("[") else host
     return f"chroma+{'https' if tls else 'http'}://{bare}:{port or (443 if tls else 8000)}"
+
+
+def _qdrant(variables: Mapping[str, str], known: Mapping[str, str], wanted: bool) -> dict[str, str]:
+    """What the variables of a Qdrant server say, of which the URL goes before the host. Raises ConfigError."""
+    url, host = known["QDRANT_URL"], known["QDRANT_HOST"]
+    if not url and not host:
+        return {"MAX_CONCURRENT_QDRANT": ""}
+    if not wanted:
+        return {}
+    name = "QDRANT_URL" if url else "QDRANT_HOST"
+    if known["CHROMADB_HOST"]:
+        raise ConfigError(f"CHROMADB_HOST and {name} each name a store.", "Say which one it is: set WHIMBREL_STORE.")
+    if "://" in (url or host):
+        return {"QDRANT_URL": _qdrant_url(url or host, name), "QDRANT_HOST": ""}
+    port = variables.get("QDRANT_PORT", "").strip() or "6333"
+    if not (port.isdecimal() and 0 < int(port) < 65_536):
+        raise ConfigError("QDRANT_PORT is no port.", "If it is not meant for us: set WHIMBREL_STORE.")
+    tls = bool(variables.get("QDRANT_API_KEY", "").strip())  # as Qdrant's own client does it
+    bare = url or host
+    bare = f"[{bare}]" if bare.count(":") > 1 and not bare.startswith("[") else bare
+    port = "" if re.search(r":\d+$", bare) and not bare.endswith("]") else f":{port}"
+    return {"QDRANT_URL": f"qdrant+{'https' if tls else 'http'}://{bare}{port}", "QDRANT_HOST": ""}
+
+
+def _qdrant_url(url: str, name: str) -> str:
+    if not re.match(r"https?://[^/]", url, re.IGNORECASE):
+        raise ConfigError(
+            f"{name} is no URL of a Qdrant server.",
+            "For example `https://host:6333`. If it is not meant for us: set WHIMBREL_STORE.",
+        )
+    return f"qdrant+{url}"
 
 
 def _profile(named: Given, own: Mapping[str, Callable[[], dict[str, Given]]]) -> dict[str, Given]:

@@ -7,12 +7,14 @@
     qdrant:PATH/COLLECTION      qdrant+http://HOST:PORT/COLLECTION?grpc=1
     postgresql://USER@HOST/DATABASE/COLLECTION?schema=...
 
-The last segment of the path, before any `?`, is the collection; `*` is all of them. Each database is imported by its
+The last segment of the path, before any `?`, is the collection; `*` is all of them. Of a Qdrant server, one that is not
+said is taken from `QDRANT_COLLECTION_NAME`. Each database is imported by its
 own branch.
 """
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote
@@ -67,6 +69,8 @@ def parse(uri: str) -> Address:
         name = ""
     if scheme == "postgresql" and head.count("/") < 4 and not head.startswith("postgresql:///"):
         name = ""
+    if not name and scheme.startswith("qdrant") and (named := os.environ.get("QDRANT_COLLECTION_NAME", "").strip()):
+        return Address(scheme, f"{whole.partition('?')[0].rstrip('/')}{mark}{query}", named)
     if not name or not slash:
         raise ConfigError(f"{mask_url(uri)!r} names no collection.", f"For example {EXAMPLES}; `*` is all.")
     decoded = unquote(name) if where.partition(":")[2].startswith("//") else name
