@@ -21,12 +21,13 @@ from typing import Any
 
 import chromadb
 from chromadb.config import Settings
+from qdrant_client import QdrantClient
 
 from bench.corpus import question
 from bench.figures import Figure, clock, median, note, percentile
 from bench.homes import OVERRIDES, searched_home, tokenizer
 from bench.server import Client, Serve
-from bench.stores import chroma, lancedb, postgres
+from bench.stores import chroma, lancedb, postgres, qdrant_folder
 from bench.stores.sides import Side
 from whimbrel import Whimbrel
 from whimbrel.domain import MoveState
@@ -34,7 +35,7 @@ from whimbrel.owner.lending import store_of
 from whimbrel.stores.base import Records
 
 BATCH = 5_000
-TARGETS = {"lancedb": 0.5, "postgres": 0.5, "chroma": 0.85, "chroma_folder": 0.85}
+TARGETS = {"lancedb": 0.5, "postgres": 0.5, "chroma": 0.85, "chroma_folder": 0.85, "qdrant_folder": 0.85}
 """The share of the client's rate that a move into each is to reach."""
 MEMORY_MB = 200
 SEARCHES = 400
@@ -44,6 +45,8 @@ TOUR = (
     *("postgres", "chroma", "postgres", "chroma_folder", "postgres", "lancedb"),
 )
 """Every ordered pair of the four once, but those between the two of Chroma: one after another, in one home."""
+SMALL_TOUR, SMALL = ("lancedb", "qdrant_folder", "lancedb"), 10_000
+"""Chunks of the home that goes through databases which hold all rows in memory, and commit each by itself."""
 STAR = ("lancedb", "postgres", "lancedb", "chroma", "lancedb")
 
 
@@ -67,14 +70,33 @@ def run(folder: Path, *, quick: bool) -> list[Figure]:
             uri = f"lancedb:tour{number}" if target == "lancedb" else uris[target]
             figures += _move(home, source, target, uri, bare[target][0])
         figures += _latency(home, uris["postgres"])
+        figures += _small(place)
     shutil.rmtree(place / "bare", ignore_errors=True)
+    return figures
+
+
+def _small(place: Path) -> list[Figure]:
+    home = searched_home(place / "small", SMALL)
+    uris = {"qdrant_folder": f"qdrant:{place / 'qdrant'}"}
+    bare = asyncio.run(_bare(home, uris, place / "bare", ("lancedb", "qdrant_folder")))
+    for name, (rate, _) in bare.items():
+        note(f"{name}: its own client writes {rate:,.0f} rows/s of {SMALL:,}")
+    figures = []
+    for number, (source, target) in enumerate(itertools.pairwise(SMALL_TOUR)):
+        uri = f"lancedb:small{number}" if target == "lancedb" else uris[target]
+        figures += _move(home, source, target, uri, bare[target][0])[:1]  # in memory are all of its rows
     return figures
 
 
 # --- the bare clients ------------------------------------------------------------------------------------------------
 
 
-async def _bare(home: Path, uris: dict[str, str], folder: Path) -> dict[str, tuple[float, float]]:
+async def _bare(
+    home: Path,
+    uris: dict[str, str],
+    folder: Path,
+    names: tuple[str, ...] = ("lancedb", "postgres", "chroma", "chroma_folder"),
+) -> dict[str, tuple[float, float]]:
     """Rows per second of each database's own client: written, and with the index built at the end."""
     with Whimbrel(home, **OVERRIDES) as whimbrel:
         (view,) = [row for row in whimbrel.views("default") if row.view.kind == "store" and row.view.state == "live"]
@@ -82,7 +104,7 @@ async def _bare(home: Path, uris: dict[str, str], folder: Path) -> dict[str, tup
         batches = [_plain(batch) async for batch in store.scan(BATCH)]
         await store.close()
     rates = {}
-    for name in ("lancedb", "postgres", "chroma", "chroma_folder"):
+    for name in names:
         shutil.rmtree(folder, ignore_errors=True)
         async with _side(name, uris, folder) as side:
             await side.create()
@@ -125,6 +147,10 @@ async def _side(name: str, uris: dict[str, str], folder: Path) -> AsyncIterator[
         client = await chroma.connected(int(uris[name].rpartition(":")[2]))
         yield chroma.Direct(client)
         await client.delete_collection("direct")
+    elif name == "qdrant_folder":
+        client = QdrantClient(path=str(folder))
+        yield qdrant_folder.Direct(client)
+        client.close()
     else:
         local = chromadb.PersistentClient(folder, settings=Settings(anonymized_telemetry=False))
         yield chroma.Direct(local)

@@ -432,8 +432,8 @@ async def test_fields_that_filters_use_have_indexes(server: QdrantServer) -> Non
     await store.upsert(rows_of(rows, first=1))
     said = {"site": "keyword", "year": "float", "ratio": "float", "draft": "bool", "tags": "keyword"}
     indexes = {key: kind.rpartition(".")[2].lower() for key, kind in server.state().indexes["view"].items()}
-    fields = {f"metadata.{key}": kind for key, kind in said.items()}
-    assert indexes == {"whimbrel_odd": "keyword", 'metadata."a.b"': "keyword", **fields}
+    fields = said
+    assert indexes == {"whimbrel_odd": "keyword", '"a.b"': "keyword", **fields}
     assert len(server.of("PUT", "/collections/view/index")) == len(indexes), "an index was asked for twice"
     await store.upsert(rows_of([{f"key {number}": number for number in range(100)}], first=2))
     assert len(server.state().indexes["view"]) <= 33
@@ -446,7 +446,7 @@ async def test_every_write_waits_until_it_is_there(server: QdrantServer) -> None
     await store.upsert(rows_of([{"n": 1}] * 3))
     batch = server.of("PUT", "/collections/view/points")[-1].batch
     assert [UUID(str(id_)) for id_ in batch.ids] == [UUID(to_point(id_)) for id_ in ("000000", "000001", "000002")]
-    assert batch.payloads[0] == {"whimbrel_id": "000000", "text": "text 000000", "metadata": {"n": 1}}
+    assert batch.payloads[0] == {"whimbrel_id": "000000", "text": "text 000000", "n": 1}
     assert set(batch.vectors) == {DENSE}
     await store.delete(["000000"])
     assert server.of("POST", "/collections/view/points/delete")[-1].points == [UUID(to_point("000000"))]

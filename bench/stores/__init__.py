@@ -16,17 +16,22 @@ from bench.figures import Figure, clock, median, note
 from bench.stores.rows import SITES, YEAR, Rows, make_rows
 from bench.stores.sides import Database, Ours, Side
 
-DATABASES = ("lancedb", "postgres", "chroma", "chroma_folder")
+DATABASES = ("lancedb", "postgres", "chroma", "chroma_folder", "qdrant_folder")
 """One file each here: `database(folder)` gives both sides of it."""
+
+FEWER = {"qdrant_folder": 10_000}
+"""Rows of those that compare all of them, and write each in a commit of its own."""
 
 TOP_K = 10
 RATE, LATENCY = ">= 0.9", "<= 1.15"
 
 
 def run(folder: Path, *, quick: bool, names: tuple[str, ...] = DATABASES) -> list[Figure]:
-    rows = make_rows(30_000 if quick else 100_000)
+    most = 30_000 if quick else 100_000
+    every = {count: make_rows(count) for count in {FEWER.get(name, most) for name in names}}
     figures = []
     for name in names:
+        rows = every[FEWER.get(name, most)]
         place = folder / "stores" / name
         place.mkdir(parents=True, exist_ok=True)
         database = import_module(f"bench.stores.{name}").database

@@ -56,6 +56,9 @@ class Backend(ABC):
     @abstractmethod
     async def version(self) -> tuple[int, int]: ...
 
+    async def made(self, name: str) -> None:
+        """A collection was made."""
+
     async def erase(self) -> None:
         """Write out of the files what was deleted, where this can be asked for."""
 
@@ -86,6 +89,11 @@ class LocalBackend(Backend):
 
     async def version(self) -> tuple[int, int]:
         return SAYS_METADATA
+
+    async def made(self, name: str) -> None:
+        """Its file gets a log: local mode commits each row by itself, which without one takes three times as long."""
+        folder = await self._opened()
+        await asyncio.to_thread(folder.log, name)
 
     async def erase(self) -> None:
         folder = await self._opened()

@@ -74,6 +74,11 @@ class Folder:
                 self.client = _open_client(self.path)
             yield self.client
 
+    def log(self, name: str) -> None:
+        """Let SQLite write a collection's commits to a log (its `journal_mode` WAL, which the file keeps)."""
+        with self.turn, local_errors(self.path), closing(sqlite3.connect(files.storage(self.path, name))) as database:
+            database.execute("PRAGMA journal_mode = WAL")
+
     def vacuum(self) -> None:
         """Writes what was deleted out of the files."""
         with self.turn, local_errors(self.path):

@@ -9,7 +9,7 @@ from typing import Any
 
 from whimbrel.errors import ViewDamaged
 from whimbrel.stores.qdrant.backend import Backend
-from whimbrel.stores.qdrant.payload import METADATA, ODD
+from whimbrel.stores.qdrant.payload import ODD, plain
 from whimbrel.stores.qdrant.where import key
 
 HELD = "indexing_threshold"
@@ -29,7 +29,7 @@ async def create(backend: Backend, name: str) -> None:
 async def add(backend: Backend, name: str, payloads: Sequence[Mapping[str, Any]], indexed: set[str]) -> None:
     """An index for each field of these rows that has none yet, as `indexed` knows."""
     for payload in payloads:
-        for path, value in payload[METADATA].items():
+        for path, value in plain(payload).items():
             if path not in indexed and len(indexed) < MAX_FIELDS and (kind := _kind(value)):
                 await _index(backend, name, key(path), kind)
                 indexed.add(path)

@@ -3,10 +3,10 @@
 | key | value |
 |---|---|
 | `text` | the row's text |
-| `metadata` | at each path of the row's metadata its value, or an array of several: for filters and other programs |
+| each path of the metadata | its value, or an array of several: for filters and other programs |
 | `whimbrel_id` | the row's id |
-| `whimbrel_more` | the whole metadata as JSON, where `metadata` does not say it exactly |
-| `whimbrel_odd` | the paths whose values `metadata` does not hold, or not as filters need them |
+| `whimbrel_more` | the whole metadata as JSON, where the plain keys do not say it exactly |
+| `whimbrel_odd` | the paths whose values the plain keys do not hold, or not as filters need them |
 
 Servers compare numbers as 64-bit floats, and may read decimals of more than 15 digits a last bit off; a path cannot
 have a quotation mark.
@@ -23,7 +23,8 @@ from whimbrel.domain import Metadata
 from whimbrel.filters import Scalar, flatten
 from whimbrel.stores.envelope import dumps, loads
 
-ID, TEXT, METADATA, MORE, ODD = "whimbrel_id", "text", "metadata", "whimbrel_more", "whimbrel_odd"
+ID, TEXT, MORE, ODD = "whimbrel_id", "text", "whimbrel_more", "whimbrel_odd"
+_OURS = "whimbrel_"
 MAX_ODD = 500
 EXACT = 2**53
 _ABSENT = object()
@@ -76,12 +77,17 @@ def encode(ids: Sequence[str], texts: Sequence[str], metadata: Sequence[Metadata
 def decode(payload: Mapping[str, Any]) -> Metadata:
     """The metadata as it was given."""
     more = payload.get(MORE)
-    return loads(more) if more is not None else payload.get(METADATA) or {}
+    return loads(more) if more is not None else plain(payload)
+
+
+def plain(payload: Mapping[str, Any]) -> dict[str, Any]:
+    """The plain keys."""
+    return {key: value for key, value in payload.items() if key != TEXT and not key.startswith(_OURS)}
 
 
 def is_plain_key(path: str) -> bool:
     """Whether a filter can name it."""
-    return bool(path) and '"' not in path and _is_utf8(path)
+    return bool(path) and path != TEXT and not path.startswith(_OURS) and '"' not in path and _is_utf8(path)
 
 
 def _encode(metadata: Metadata) -> dict[str, Any]:
@@ -95,7 +101,7 @@ def _encode(metadata: Metadata) -> dict[str, Any]:
         plain[path] = scalars if several else scalars[0]
         if not all(map(is_exact, scalars)):
             odd.append(path)
-    said: dict[str, Any] = {METADATA: plain}
+    said = dict(plain)
     exact = not odd and len(plain) == len(metadata)
     if not exact or not all(_same(plain.get(key, _ABSENT), value) for key, value in metadata.items()):
         said[MORE] = dumps(metadata)

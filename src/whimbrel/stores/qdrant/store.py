@@ -89,6 +89,7 @@ class QdrantStore(Store):
         config = {DENSE: models.VectorParams(size=self._space.dimensions, distance=models.Distance.COSINE)}
         if not await self._is_half_made():
             await self._backend.do(lambda client: client.create_collection(self._name, vectors_config=config))
+            await self._backend.made(self._name)
         about = {_MARK: True, _FORMAT: FORMAT, _SPACE: self._space.key}
         await self._backend.do(lambda client: client.upsert(self._name, points=[rows.marker(about)], wait=True))
         self._indexed = set()

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from whimbrel.filters import And, Compare, Filter, Not, Op, Or, Scalar
-from whimbrel.stores.qdrant.payload import METADATA, ODD, Shapes, is_plain_key
+from whimbrel.stores.qdrant.payload import ODD, Shapes, is_plain_key
 
 if TYPE_CHECKING:
     from qdrant_client import models
@@ -53,7 +53,7 @@ def compile_filter(where: Filter, shapes: Shapes) -> models.Filter | bool:
 
 def key(path: str) -> str:
     """A path of the metadata as Qdrant's filters and payload indexes name it."""
-    return f"{METADATA}.{path}" if re.fullmatch(r"[A-Za-z0-9_-]+", path) else f'{METADATA}."{path}"'
+    return path if re.fullmatch(r"[A-Za-z0-9_-]+", path) else f'"{path}"'
 
 
 def _condition(where: Filter, wanted: bool, shapes: Shapes) -> Condition:
