@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -79,6 +80,24 @@ def test_from_files_to_postgres(tmp_path: Path, notes: str) -> None:
     assert "8 rows at position" in printed
     assert "equal (missing 0, extra 0, different 0)" in printed
     assert "To back up number" in printed
+
+
+def test_four_collections_of_qdrant(tmp_path: Path) -> None:
+    """To what stands in for a server: see `qdrant_server`."""
+    pytest.importorskip("qdrant_client")
+    from qdrant_server import QdrantServer
+    from test_copy_qdrant import fill_four
+
+    counts = fill_four(tmp_path / "theirs")
+    server = QdrantServer()
+    server.start()
+    printed = ran("qdrant", tmp_path, FOLDER=str(tmp_path / "theirs"), SERVER=server.uri)
+    server.stop()
+    for name, rows in counts.items():
+        assert f"{name!r}: {rows} rows of" in printed
+        assert server.state().client.count(name).count == rows
+    assert printed.count("the same") == 4
+    assert json.loads(printed.splitlines()[-1])["holds"]
 
 
 def test_a_change_of_chunking(tmp_path: Path, notes: str) -> None:
