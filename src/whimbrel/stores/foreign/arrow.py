@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 
 from whimbrel.errors import BadInput
 from whimbrel.stores.envelope import loads as view_metadata
-from whimbrel.stores.foreign import layout
+from whimbrel.stores.foreign import arrow_vectors, layout
 from whimbrel.stores.foreign.base import (
     MARK,
     MORE,
@@ -33,7 +33,6 @@ from whimbrel.stores.foreign.base import (
     Rows,
     Table,
     VectorField,
-    VectorKind,
 )
 from whimbrel.stores.foreign.values import as_text, dumps, loads
 from whimbrel.stores.metrics import Metric
@@ -72,7 +71,7 @@ class Columns:
         if _VIEW in about and set(schema.names) >= _VIEW_COLUMNS:
             return cls("id", "text", "vector", _dimensions(schema.field("vector").type), IdKind.STR, view=True)
         candidates = [one.name for one in schema if _is_vector(one)]
-        several = vector_columns(mark.vectors) if mark and not chosen.vector else {}
+        several = arrow_vectors.columns(mark.vectors) if mark and not chosen.vector else {}
         vector = _main(candidates) if several else layout.vector_column(candidates, chosen, where)
         kinds = {one.name: kind for one in schema if (kind := _id_kind(one.type)) is not None}
         id_ = layout.id_column(kinds, chosen, (), where)
@@ -137,7 +136,7 @@ class Columns:
         else:
             vectors, unfit = np.zeros((len(ids), 0), np.float32), {}
         texts = _values(found[self.text]) if self.text is not None else [None] * len(ids)
-        more = {name: _read_vectors(found[column], self._field(name)) for name, column in self.several.items()}
+        more = {name: arrow_vectors.read(found[column], self._field(name)) for name, column in self.several.items()}
         rows = Rows(ids, vectors, texts, self._metadata(found), more)
         if not unfit:
             return Fetched(rows)
@@ -181,7 +180,7 @@ class Form:
     @classmethod
     def of(cls, table: Table) -> Form:
         names = Names()
-        several = vector_columns(table.vectors).values()
+        several = arrow_vectors.columns(table.vectors).values()
         taken = {one.lower() for one in (names.id, names.text, names.vector, MORE, *several)}
         fields = {}
         for name, one in table.fields.items():
@@ -195,17 +194,18 @@ class Form:
     def read(cls, schema: pa.Schema, table: Table) -> Form:
         """Of a table that is there."""
         names = Names()
-        fixed = (names.id, names.text, names.vector, MORE, *vector_columns(table.vectors).values())
+        fixed = (names.id, names.text, names.vector, MORE, *arrow_vectors.columns(table.vectors).values())
         fields = {one.name: Field(one.type) for one in schema if one.name not in fixed}
         return cls(names, table.dimensions, table.ids, fields, names.text in schema.names, table.vectors)
 
     def schema(self, mark: Mark) -> pa.Schema:
         vector = pa.list_(pa.float32(), max(1, self.dimensions))
+        several = arrow_vectors.columns(self.vectors)
         columns = [
             pa.field(self.names.id, pa.int64() if self.ids is IdKind.INT else pa.string(), nullable=False),
             *([pa.field(self.names.text, pa.string())] if self.has_text else []),
             *([pa.field(self.names.vector, vector)] if self.dimensions else []),
-            *(pa.field(column, _type(self.vectors[name])) for name, column in vector_columns(self.vectors).items()),
+            *(pa.field(column, arrow_vectors.type_of(self.vectors[name])) for name, column in several.items()),
             *(pa.field(name, one.type) for name, one in self.fields.items()),
             pa.field(MORE, pa.string()),
         ]
@@ -251,8 +251,8 @@ class Form:
             self.names.text: pa.array(rows.texts, pa.string()),
             self.names.vector: pa.FixedSizeListArray.from_arrays(flat, max(1, self.dimensions)),
             **{
-                column: _written_vectors(rows.more[name], self.vectors[name])
-                for name, column in vector_columns(self.vectors).items()
+                column: arrow_vectors.written(rows.more[name], self.vectors[name])
+                for name, column in arrow_vectors.columns(self.vectors).items()
             },
             MORE: pa.array(envelopes, pa.string()),
             **{name: pa.array(column, self.fields[name].type) for name, column in columns.items()},
@@ -260,60 +260,9 @@ class Form:
         return pa.table([arrays[one.name] for one in schema], schema=schema)
 
 
-def vector_columns(vectors: Mapping[str, VectorField]) -> dict[str, str]:
-    """The column of each further vector: its name, where a column can have it."""
-    found: dict[str, str] = {}
-    for number, name in enumerate(sorted(vectors)):
-        plain = f"vector_{name}"
-        fits = re.fullmatch(r"[A-Za-z0-9_]{1,60}", name) and plain.lower() not in map(str.lower, found.values())
-        found[name] = plain if fits else f"vector_{number}_"
-    return found
-
-
 def _main(candidates: Sequence[str]) -> str:
     """Of a table that a copy made of rows with several vectors; empty where each has a name."""
     return Names().vector if Names().vector in candidates else ""
-
-
-def _type(one: VectorField) -> pa.DataType:
-    if one.kind is VectorKind.SPARSE:
-        return pa.struct([("indices", pa.list_(pa.int64())), ("values", pa.list_(pa.float32()))])
-    dense = pa.list_(pa.float32(), one.dimensions)
-    return pa.list_(dense) if one.kind is VectorKind.MULTI else dense
-
-
-def _written_vectors(values: Sequence[Any], one: VectorField) -> pa.Array:
-    if one.kind is VectorKind.SPARSE:
-        said = [None if each is None else {"indices": each[0].tolist(), "values": each[1].tolist()} for each in values]
-        return pa.array(said, _type(one))
-    there = [each for each in values if each is not None]
-    flat = np.concatenate([each.reshape(-1) for each in there]) if there else np.zeros(0, np.float32)
-    dense = pa.FixedSizeListArray.from_arrays(pa.array(flat, pa.float32()), one.dimensions)
-    missing = np.array([each is None for each in values])
-    if one.kind is VectorKind.MULTI:
-        lengths = [0 if each is None else len(each) for each in values]
-        offsets = pa.array(np.concatenate([[0], np.cumsum(lengths)]), pa.int32())
-        return pa.ListArray.from_arrays(offsets, dense, mask=pa.array(missing))
-    place = np.cumsum(~missing) - 1
-    return dense.take(pa.array(place, pa.int64(), mask=missing)) if missing.any() else dense
-
-
-def _read_vectors(column: pa.ChunkedArray, one: VectorField) -> list[Any]:
-    if one.kind is VectorKind.SPARSE:
-        return [
-            None if each is None else (np.array(each["indices"], np.int64), np.array(each["values"], np.float32))
-            for each in column.to_pylist()
-        ]
-    found: list[Any] = []
-    for chunk in column.chunks:
-        for each in chunk:
-            if not each.is_valid:
-                found.append(None)
-            elif one.kind is VectorKind.DENSE:
-                found.append(each.values.to_numpy(zero_copy_only=False))
-            else:
-                found.append(each.values.flatten().to_numpy(zero_copy_only=False).reshape(-1, one.dimensions))
-    return found
 
 
 def _unfit(values: Sequence[Any], kind: pa.DataType) -> list[int]:
