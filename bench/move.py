@@ -45,8 +45,8 @@ TOUR = (
     *("postgres", "chroma", "postgres", "chroma_folder", "postgres", "lancedb"),
 )
 """Every ordered pair of the four once, but those between the two of Chroma: one after another, in one home."""
-SMALL_TOUR, SMALL = ("lancedb", "qdrant_folder", "lancedb"), 10_000
-"""Chunks of the home that goes through databases which hold all rows in memory, and commit each by itself."""
+SMALL = 10_000
+"""Chunks of the home that goes to databases which hold all rows in memory, and commit each by itself."""
 STAR = ("lancedb", "postgres", "lancedb", "chroma", "lancedb")
 
 
@@ -78,13 +78,11 @@ def run(folder: Path, *, quick: bool) -> list[Figure]:
 def _small(place: Path) -> list[Figure]:
     home = searched_home(place / "small", SMALL)
     uris = {"qdrant_folder": f"qdrant:{place / 'qdrant'}"}
-    bare = asyncio.run(_bare(home, uris, place / "bare", ("lancedb", "qdrant_folder")))
-    for name, (rate, _) in bare.items():
-        note(f"{name}: its own client writes {rate:,.0f} rows/s of {SMALL:,}")
+    bare = asyncio.run(_bare(home, uris, place / "bare", tuple(uris)))
     figures = []
-    for number, (source, target) in enumerate(itertools.pairwise(SMALL_TOUR)):
-        uri = f"lancedb:small{number}" if target == "lancedb" else uris[target]
-        figures += _move(home, source, target, uri, bare[target][0])[:1]  # in memory are all of its rows
+    for name, uri in uris.items():
+        note(f"{name}: its own client writes {bare[name][0]:,.0f} rows/s of {SMALL:,}")
+        figures += _move(home, "lancedb", name, uri, bare[name][0])[:1]  # in memory are all of its rows
     return figures
 
 
