@@ -33,6 +33,8 @@ from whimbrel.stores.foreign.base import Chosen, IdKind, Mark, VectorField, Vect
 from whimbrel.stores.foreign.resolve import open_database, parse
 from whimbrel.stores.foreign.values import differences
 from whimbrel.stores.metrics import Metric
+from whimbrel.stores.resolve import open_store
+from whimbrel.testing.place import SPACE, rows_of
 
 COSINE, DOT = models.Distance.COSINE, models.Distance.DOT
 MAX_SIM = models.MultiVectorConfig(comparator=models.MultiVectorComparator.MAX_SIM)
@@ -208,6 +210,20 @@ async def test_the_fixture_of_another_program_is_read_whole(copies: Copies, data
     _, rows = await copies.read(f"lancedb:{tmp_path}/l/documents")
     assert all(rows.texts)
     assert {"title", "language"} <= rows.metadata[0].keys() | set(rows.metadata[0].get("metadata", {}))
+
+
+async def test_a_view_of_ours_is_read_without_a_trace(copies: Copies, tmp_path: Path) -> None:
+    store = open_store(f"qdrant:{tmp_path}/a", "view", SPACE, base=tmp_path)
+    await store.create()
+    await store.upsert(rows_of([{"n": row, "odd": None} for row in range(50)]))
+    await store.close()
+    before = files(tmp_path / "a")
+    report = await copies.one(f"qdrant:{tmp_path}/a/view", f"qdrant:{tmp_path}/b/view")
+    assert (report.rows, report.holds) == (50, True)
+    assert files(tmp_path / "a") == before
+    _, rows = await copies.read(f"qdrant:{tmp_path}/b/view")
+    assert rows.ids[7] == "000007"
+    assert rows.metadata[7] == {"n": 7, "odd": None}
 
 
 async def test_ids_keep_their_kind_and_strings_come_back(copies: Copies, tmp_path: Path) -> None:

@@ -194,10 +194,17 @@ def _all(database: sqlite3.Connection, query: str, place: Path) -> Iterator[tupl
 
 def _connect(place: Path, *, write: bool = False) -> sqlite3.Connection:
     writable = write and os.access(place, os.W_OK) and os.access(place.parent, os.W_OK)
+    how = "mode=rw" if writable else "mode=ro&immutable=1" if _has_log(place) else "mode=ro"
     try:
-        return sqlite3.connect(f"{place.resolve().as_uri()}?mode={'rw' if writable else 'ro'}", uri=True)
+        return sqlite3.connect(f"{place.resolve().as_uri()}?{how}", uri=True)
     except sqlite3.Error as error:
         raise _damaged(place, error) from error
+
+
+def _has_log(place: Path) -> bool:
+    """Whether SQLite writes its commits to a log: then even a reader would write, files beside it."""
+    with place.open("rb") as file:
+        return file.read(20)[18:] == b"\2\2"
 
 
 def _damaged(place: Path, error: sqlite3.Error) -> ViewDamaged:
