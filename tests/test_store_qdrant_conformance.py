@@ -28,7 +28,7 @@ class TestQdrantFolder(StoreConformance):
 
 
 class TestQdrantApi(StoreConformance):
-    name = "Qdrant API"
+    name = "Qdrant API (stand-in)"
     selective_rows = 10_000
 
     @pytest.fixture(scope="class")
