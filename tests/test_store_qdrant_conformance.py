@@ -14,12 +14,15 @@ pytest.importorskip("qdrant_client")
 from qdrant_server import QdrantServer
 from whimbrel.testing import Place, StoreConformance
 
+# Local mode compares every row with every filter in Python, and has no limit of rows: few are enough.
+
 pytestmark = pytest.mark.slow
 
 
 class TestQdrantFolder(StoreConformance):
     name = "Qdrant folder"
-    selective_rows = 10_000
+    selective_rows = 2_000
+    batch_rows = 3_000
 
     @pytest.fixture(scope="class")
     @classmethod
@@ -29,7 +32,8 @@ class TestQdrantFolder(StoreConformance):
 
 class TestQdrantApi(StoreConformance):
     name = "Qdrant API (stand-in)"
-    selective_rows = 10_000
+    selective_rows = 2_000
+    batch_rows = 3_000
 
     @pytest.fixture(scope="class")
     @classmethod

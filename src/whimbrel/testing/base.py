@@ -20,6 +20,8 @@ class StoreSuite:
     """Whether tables outlive their process, and other processes of this machine can open them."""
     selective_rows: ClassVar[int] = 20_000
     """Of the table on which filters keep 1 % and 0.01 %."""
+    batch_rows: ClassVar[int] = 12_000
+    """Written, fetched and deleted in one call: more than the database takes at once, where it has a limit."""
 
     @pytest.fixture(scope="class")
     @classmethod

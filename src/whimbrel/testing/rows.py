@@ -176,11 +176,11 @@ class Rows(StoreSuite):
 
     async def test_large_batches_are_cut(self, store: Store) -> None:
         """A batch over the database's limits is cut: 12,000 rows; 40 MB of text; 12,000 ids to fetch and delete"""
-        small = rows_of([{"n": i % 10} for i in range(12_000)])
+        small = rows_of([{"n": i % 10} for i in range(self.batch_rows)])
         await store.upsert(small, new=True)
-        await store.upsert(small.between(0, 6_000))
-        assert await store.count() == 12_000
-        assert len(await store.fetch(small.ids)) == 12_000
+        await store.upsert(small.between(0, len(small) // 2))
+        assert await store.count() == len(small)
+        assert len(await store.fetch(small.ids)) == len(small)
         await store.delete(small.ids)
         assert await store.count() == 0
         large = rows_of([{}] * 40)
