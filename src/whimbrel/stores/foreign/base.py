@@ -23,6 +23,8 @@ from whimbrel.stores.metrics import Metric, measure, scores
 from whimbrel.stores.records import Vectors
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import pyarrow as pa
 
 Id = str | int | UUID
@@ -230,6 +232,9 @@ class Fetched:
 class Source(ABC):
     """One collection, to be read."""
 
+    normalised: bool = True
+    """Its vectors have length 1: what `nearest` makes of the metrics dot and l2 depends on it. Set by who knows."""
+
     @abstractmethod
     async def describe(self) -> Table:
         """Raises `NotFound` where it is not there, `BadInput` where it cannot be told what is what in it."""
@@ -257,7 +262,7 @@ class Source(ABC):
         async for some in self._batches(among):
             rows = (await self.fetch(some)).rows
             if len(rows):
-                found = scores(metric, measure(metric, rows.vectors, vector), normalised=False)
+                found = scores(metric, measure(metric, rows.vectors, vector), normalised=self.normalised)
                 hits += zip(rows.ids, found.tolist(), strict=True)
                 hits = sorted(hits, key=lambda hit: (-hit[1], str(hit[0])))[:k]
         return hits
@@ -342,6 +347,8 @@ class Database(ABC):
 
     shown: str
     """For messages; no credentials."""
+    copied: Path | None = None
+    """Where the copy of the files lies that is read in the place of a folder, once it has been taken."""
 
     @abstractmethod
     async def collections(self) -> Sequence[str]:

@@ -27,7 +27,7 @@ from whimbrel.stores.base import Reach
 from whimbrel.stores.chroma.backend import NAMES, Backend, Collection, UnknownId, as_vectors
 from whimbrel.stores.chroma.embedded import EmbeddedBackend
 from whimbrel.stores.chroma.metadata import ENVELOPE, LISTS, ODD, OURS, decode
-from whimbrel.stores.chroma.rows import from_chroma, get, to_chroma
+from whimbrel.stores.chroma.rows import from_chroma, get, present, to_chroma
 from whimbrel.stores.chroma.server import ServerBackend
 from whimbrel.stores.chroma.uri import parse_server
 from whimbrel.stores.envelope import Dialect
@@ -48,7 +48,7 @@ from whimbrel.stores.foreign.base import (
 from whimbrel.stores.foreign.chroma_files import Snapshot
 from whimbrel.stores.foreign.chroma_old import OldFolder, is_old
 from whimbrel.stores.foreign.values import as_text, dumps, loads
-from whimbrel.stores.metrics import Metric
+from whimbrel.stores.metrics import Metric, scores
 
 URI = "chroma:uri"
 TOLERANCE = 1e-6
@@ -190,6 +190,7 @@ class ChromaDatabase(Database):
     async def ready(self) -> None:
         if self.snapshot is not None:
             await asyncio.to_thread(self.snapshot.take)
+            self.copied = self.snapshot.copy
 
     async def find(self, name: str) -> Collection | None:
         await self.ready()
@@ -252,6 +253,28 @@ class ChromaSource(Source):
             [read_metadata(one, uri) for part in whole for one, uri in zip(part.metadata, part.uris, strict=True)],
         )
         return Fetched(rows)
+
+    async def nearest(
+        self, vector: npt.NDArray[np.float32], k: int, among: Sequence[Id] | None = None
+    ) -> Sequence[tuple[Id, float]]:
+        collection = await self._known()
+        wanted = None if among is None else [_to_chroma(self._kind, one) for one in among]
+        for attempt in range(20):
+            some = wanted if wanted is None else await present(self._backend, collection, wanted)
+            if k <= 0 or (some is not None and not some):
+                return []
+            try:
+                found = await self._backend.query(collection, vector, k, ids=some)
+                break
+            except UnknownId:  # deleted within the query
+                await asyncio.sleep(0.02 * attempt)
+        else:
+            raise StoreUnavailable(f"{self._database.shown}: rows are deleted faster than they are read.", "Try again.")
+        metric = _FROM[collection.metric]
+        distances = np.array(found.distances, np.float64)
+        measured = np.sqrt(np.maximum(distances, 0.0)) if metric is Metric.L2 else 1.0 - distances
+        known = scores(metric, measured, normalised=self.normalised)
+        return list(zip([self._from(id_) for id_ in found.ids], known.tolist(), strict=True))
 
     async def close(self) -> None:
         self._collection = None

@@ -11,13 +11,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from whimbrel.errors import BadInput, Conflict, NotFound
 from whimbrel.stores.foreign.arrow import Columns, Form, dimensions_of, schema_fingerprint
 from whimbrel.stores.foreign.base import MARK, Chosen, Database, Fetched, Id, Limits, Mark, Rows, Sink, Source, Table
 from whimbrel.stores.lancedb.library import checked, connect, lance_errors
-from whimbrel.stores.metrics import Metric
+from whimbrel.stores.metrics import Metric, scores
 
 if TYPE_CHECKING:
     from lancedb.db import AsyncConnection
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
 
 _SAMPLE_ROWS = 200
 _READ_ROWS = 5_000
+_CANDIDATES = 100
+"""Rows whose vectors are compared as they are, where an index holds shortened ones."""
 _METRICS = {"cosine": Metric.COSINE, "l2": Metric.L2, "dot": Metric.DOT}
 
 
@@ -83,8 +87,11 @@ class LanceSource(Source):
         self._name = name
         self._chosen = chosen
         self._table: AsyncTable | None = None
+        self._latest: AsyncTable | None = None
+        """As others have left it; for searching."""
         self._columns: Columns | None = None
         self._dimensions = 0
+        self._metric = Metric.COSINE
 
     async def describe(self) -> Table:
         table = await self._open()
@@ -104,7 +111,7 @@ class LanceSource(Source):
                 else None
             )
             uri, version = await table.uri(), await table.version()
-        self._columns, self._dimensions = columns, dimensions
+        self._columns, self._dimensions, self._metric = columns, dimensions, metric or Metric.COSINE
         identity = f"{uri} {schema_fingerprint(schema)}"
         return columns.table(self._name, dimensions, identity, str(version), metric)
 
@@ -135,10 +142,38 @@ class LanceSource(Source):
                 found = await table.query().where(ids_in(columns.id, ids)).to_arrow()
         return columns.rows(found, self._dimensions)
 
+    async def nearest(
+        self, vector: npt.NDArray[np.float32], k: int, among: Sequence[Id] | None = None
+    ) -> Sequence[tuple[Id, float]]:
+        """In the latest version: one that was read may have been cleaned away by the program that writes it."""
+        columns = await self._known()
+        if k <= 0 or (among is not None and not among):
+            return []
+        with lance_errors(f"Table {self._name!r} cannot be searched"):
+            if self._latest is None:
+                self._latest = await self._folder.open(self._name)
+            if self._latest is None:
+                raise NotFound(f"There is no table {self._name!r} in {self._folder.shown} any more.")
+            query = self._latest.query().nearest_to(vector).column(columns.vector).distance_type(self._metric.value)
+            query = query.limit(k).refine_factor(max(2, -(-_CANDIDATES // k)))
+            if among is not None:
+                query = query.where(ids_in(columns.id, among))
+            found = await query.select([columns.id, "_distance"]).to_arrow()
+        distances = np.asarray(found["_distance"].to_numpy(), np.float64)
+        measured = np.sqrt(np.maximum(distances, 0.0)) if self._metric is Metric.L2 else 1.0 - distances
+        return list(
+            zip(
+                columns.ids_of(found[columns.id]),
+                scores(self._metric, measured, normalised=self.normalised).tolist(),
+                strict=True,
+            )
+        )
+
     async def close(self) -> None:
-        if self._table is not None:
-            self._table.close()  # type: ignore[no-untyped-call]
-            self._table = None
+        for table in (self._table, self._latest):
+            if table is not None:
+                table.close()  # type: ignore[no-untyped-call]
+        self._table = self._latest = None
 
     async def _open(self) -> AsyncTable:
         if self._table is None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from whimbrel.errors import BadInput, NotFound, StoreRefused
 from whimbrel.stores.base import Reach
@@ -32,10 +33,11 @@ from whimbrel.stores.foreign.base import (
 )
 from whimbrel.stores.foreign.pg_types import Column, loads_exactly
 from whimbrel.stores.foreign.values import loads
-from whimbrel.stores.metrics import Metric
+from whimbrel.stores.metrics import Metric, scores
 from whimbrel.stores.postgres.address import Address, parse_address
 from whimbrel.stores.postgres.faults import postgres_errors
 from whimbrel.stores.postgres.pool import Link, Pool, leave, pool_of
+from whimbrel.stores.postgres.rows import pack_vector
 from whimbrel.stores.postgres.table import quoted
 
 VIEW_MARK = "whimbrel view"
@@ -55,6 +57,7 @@ _IDS = {
 }
 _ARRAYS = {IdKind.INT: "bigint[]", IdKind.STR: "text[]", IdKind.UUID: "uuid[]"}
 _METRICS = {"cosine": Metric.COSINE, "l2": Metric.L2, "ip": Metric.DOT}
+_OPERATORS = {Metric.COSINE: "<=>", Metric.L2: "<->", Metric.DOT: "<#>"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +106,8 @@ class Layout:
     text: str | None
     columns: Sequence[Column]
     unfolded: str = ""
+    vector_type: str = "vector"
+    """Or `halfvec`."""
     view: bool = False
     mark: Mark | None = None
     notes: Sequence[str] = field(default_factory=list)
@@ -195,12 +200,14 @@ class PostgresSource(Source):
         self._chosen = chosen
         self._layout: Layout | None = None
         self._dimensions = 0
+        self._by = Metric.COSINE
 
     async def describe(self) -> Table:
         async with self._database.reading(self._cannot) as link:
             found = self._layout = await read_layout(link, self._database, self._name, self._chosen)
             self._dimensions = found.dimensions or await self._sampled_dimensions(link, found)
             metric = self._chosen.metric or await self._metric(link, found)
+            self._by = metric or (found.mark.metric if found.mark else None) or Metric.COSINE
             identity = await link.fetch("SELECT current_database()::text, inet_server_addr()::text, inet_server_port()")
         return Table(
             self._name,
@@ -238,6 +245,30 @@ class PostgresSource(Source):
             select = found.select.replace("%", "%%")
             rows = await link.fetch(f"{select} WHERE {found.key.condition}", [list(ids)])
         return _fetched(found, rows, self._dimensions)
+
+    async def nearest(
+        self, vector: npt.NDArray[np.float32], k: int, among: Sequence[Id] | None = None
+    ) -> Sequence[tuple[Id, float]]:
+        found = await self._known()
+        if k <= 0 or (among is not None and not among):
+            return []
+        column = quoted(found.vector).replace("%", "%%")
+        distance = f"{column} {_OPERATORS[self._by]} %b::vector"
+        if found.vector_type == "halfvec":
+            distance = f"{column} {_OPERATORS[self._by]} %b::vector::halfvec({self._dimensions})"
+        where = f"WHERE {found.key.condition}" if among is not None else f"WHERE {column} IS NOT NULL"
+        if not found.dimensions:  # a column of any dimensions: those of others cannot be compared
+            where += f" AND vector_dims({column}::vector) = {self._dimensions}"
+        key, table = found.key.sql.replace("%", "%%"), found.rows_as.replace("%", "%%")
+        query = f"SELECT {key}, {distance} AS distance FROM {table} {where} ORDER BY distance LIMIT {int(k)}"
+        given: list[Any] = [pack_vector(vector), *([list(among)] if among is not None else [])]
+        async with self._database.reading(self._cannot) as link:
+            await link.search_wide(2 * k)
+            rows = await link.fetch(query, given, prepare=None if among is None else False)
+        distances = np.array([float(distance) for _, distance in rows], np.float64)
+        measured = distances if self._by is Metric.L2 else -distances if self._by is Metric.DOT else 1.0 - distances
+        found_scores = scores(self._by, np.nan_to_num(measured), normalised=self.normalised)
+        return list(zip([id_ for id_, _ in rows], found_scores.tolist(), strict=True))
 
     async def close(self) -> None:
         self._layout = None
@@ -338,7 +369,8 @@ def _layout(
     columns = [Column(name, sql[name]) for name in others if name != unfolded]
     notes = [f"the vectors of the column {name!r} are left out" for name in left]
     notes += [f"the column {one.name!r} ({one.sql}) is copied as its text" for one in columns if not one.is_known]
-    return Layout(oid, rows_as, key, vector, dimensions, text, columns, unfolded, mark=mark, notes=notes)
+    kind = _bare(sql[vector])
+    return Layout(oid, rows_as, key, vector, dimensions, text, columns, unfolded, kind, mark=mark, notes=notes)
 
 
 def _fetched(found: Layout, rows: Sequence[Sequence[Any]], dimensions: int) -> Fetched:
