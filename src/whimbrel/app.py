@@ -17,8 +17,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
+from whimbrel.adopt.job import Adopter
+from whimbrel.adopt.sameness import Watch
 from whimbrel.answer.asking import Asked, Asking
-from whimbrel.catalog import collections, compatible, jobs, leases, migrate, vectors
+from whimbrel.catalog import adoptions, collections, compatible, jobs, leases, migrate, vectors
+from whimbrel.catalog.adoptions import AdoptionState
 from whimbrel.catalog.collections import Collection, ViewRow
 from whimbrel.catalog.engine import Catalog
 from whimbrel.config import Settings, load_settings
@@ -39,6 +42,7 @@ from whimbrel.models.embedders.base import Embedder
 from whimbrel.models.embedders.remote import RemoteEmbedder
 from whimbrel.models.embedders.resolve import resolve_embedder
 from whimbrel.models.embedders.serving import ServingEmbedder
+from whimbrel.models.embedders.unknown import UNKNOWN, UnknownEmbedder
 from whimbrel.move.cutting import Cutter
 from whimbrel.move.driver import Mover
 from whimbrel.owner import lock
@@ -56,7 +60,7 @@ from whimbrel.search.engine import Limits, SearchEngine, SearchRequest
 from whimbrel.search.quality import Quality
 from whimbrel.search.readers import Readers
 from whimbrel.service import Service
-from whimbrel.stores.base import Store
+from whimbrel.stores.base import Reach, Store
 from whimbrel.stores.resolve import parse_uri
 
 T = TypeVar("T")
@@ -91,6 +95,13 @@ class Whimbrel(Service):
         readers = Readers(self._store, self._lexicon)
         self.engine = SearchEngine(catalog, readers, self.embedder_for, limits, may_judge=self._views_are_here)
         self.asking = Asking(catalog, self.engine, self.settings)
+        self.watch = Watch(
+            catalog,
+            self.home.path,
+            self.home.adopted,
+            Reach(*self.settings.stores.reach),
+            self.settings.configured_stores(),
+        )
 
     # --- searching ---------------------------------------------------------------------------------------------------
 
@@ -228,6 +239,9 @@ class Whimbrel(Service):
                 "rebuild_view": rebuild_view,
                 "drop_view": drop_view,
                 "delete_collection": delete_collection,
+                "adopt": Adopter(
+                    self.home.path, self.home.adopted, Reach(*settings.stores.reach), settings.configured_stores
+                ),
                 "forget_chunkings": forget_chunkings,
                 "import": import_collection,
                 "move": Mover(
@@ -238,6 +252,7 @@ class Whimbrel(Service):
                 ),
             },
             on_stop=self._close_pool,
+            watch=self.watch.look,
             poll_s=settings.owner.poll_s,
             lease_s=settings.owner.lease_s,
             batch=settings.embed.batch,
@@ -284,6 +299,8 @@ class Whimbrel(Service):
             declared = compatible.serving(connection, space_id)
         if declared is not None:
             return self._embedder_of(declared.space, declared.embedder)
+        if spec == UNKNOWN:
+            return UnknownEmbedder(space, self.embedder())
         return self._embedder_of(space, spec)
 
     def _embedder_of(self, space: Space, spec: str) -> Embedder:
@@ -303,7 +320,7 @@ class Whimbrel(Service):
 
     def _default_view(self, collection: Collection, kind: ViewKind) -> tuple[str, int | None, int] | None:
         language = first_language(self.catalog, collection) if kind is ViewKind.LEXICON else DEFAULT
-        if language is None:
+        if language is None or (kind is ViewKind.LEXICON and self._is_adopting(collection)):
             return None
         parse_uri(self.settings.store)
         spec = self._chunking().spec
@@ -317,6 +334,12 @@ class Whimbrel(Service):
                 space = vectors.space_id(connection, embedder.space, self.settings.embedder)
         uri = without_credentials(self.settings.store) if kind is ViewKind.STORE else uri_of(language)
         return uri, space, chunking
+
+    def _is_adopting(self, collection: Collection) -> bool:
+        """Its rows are still being taken in: a lexicon that is built meanwhile would take turns with them."""
+        with self.catalog.read() as connection:
+            found = adoptions.find(connection, collection.id)
+        return found is not None and found.state is AdoptionState.ADOPTING
 
     def _checked_chunking(self, spec: str) -> str:
         chunking = Chunking.parse(spec)

@@ -323,6 +323,11 @@ def document_id(*, external_id: str | None, uri: str) -> str:
     return hash_id("external", external_id) if external_id is not None else hash_id("uri", uri)
 
 
+def row_id(source_id: str) -> str:
+    """The public id of a chunk that was adopted: a hash of its row's id in the database that it comes from."""
+    return hash_id("row", source_id)
+
+
 def chunk_id(document: str, text: str, occurrence: int) -> str:
     """A chunk's public id: a hash of document id, content and occurrence (repeated paragraphs are real)."""
     return hash_id("chunk", document, text, str(occurrence))

@@ -46,6 +46,11 @@ class Home:
         return self.path / "copying"
 
     @property
+    def adopted(self) -> Path:
+        """What is kept beside the catalog of databases that were adopted: copies of files, and vectors to search."""
+        return self.path / "adopted"
+
+    @property
     def catalog(self) -> Path:
         return self.path / "catalog.db"
 

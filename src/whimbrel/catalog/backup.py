@@ -30,7 +30,9 @@ from whimbrel.catalog.migrate import REVISIONS, upgrade
 from whimbrel.domain import JobState
 from whimbrel.errors import BackupError, Conflict
 
-LEFT_OUT = frozenset({"leases", "views", "changes", "commits", "moves", "rejects", "processes", "alembic_version"})
+LEFT_OUT = frozenset(
+    {"leases", "views", "adoptions", "changes", "commits", "moves", "rejects", "processes", "alembic_version"}
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -168,7 +168,7 @@ def remove_some(connection: Connection, collection_id: int, limit: int = 2_000) 
         conversations.remove_of(connection, collection_id)
         views = select(t.views.c.id).where(t.views.c.collection_id == collection_id)
         connection.execute(delete(t.rejects).where(t.rejects.c.view_id.in_(views)))
-        for table in (t.moves, t.changes, t.commits, t.views):
+        for table in (t.moves, t.adoptions, t.changes, t.commits, t.views):
             connection.execute(delete(table).where(table.c.collection_id == collection_id))
         connection.execute(delete(t.collections).where(t.collections.c.id == collection_id))
     return len(keys)
@@ -297,6 +297,7 @@ def set_view(connection: Connection, key: int, **values: Any) -> None:
 def forget_view(connection: Connection, key: int) -> None:
     """Remove a view's row; its data has been dropped before."""
     connection.execute(delete(t.rejects).where(t.rejects.c.view_id == key))
+    connection.execute(delete(t.adoptions).where(t.adoptions.c.view_id == key))
     connection.execute(delete(t.views).where(t.views.c.id == key))
 
 

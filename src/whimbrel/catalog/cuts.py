@@ -16,7 +16,7 @@ from whimbrel.catalog.engine import AnyRow, take_keys
 from whimbrel.catalog.keys import among
 from whimbrel.catalog.log import Change, Op
 from whimbrel.catalog.tables import SEGMENT_CHARS
-from whimbrel.domain import ChunkSpan, chunk_id, embedded_text
+from whimbrel.domain import ChunkSpan, chunk_id, embedded_text, row_id
 
 T = TypeVar("T")
 
@@ -37,6 +37,8 @@ class Cut:
     spans: Sequence[ChunkSpan]
     relabelled: bool = False
     """What a view holds of every chunk beside its text has changed: the document's metadata, title or URI."""
+    rows: Sequence[str] = ()
+    """The ids of the rows that the spans were adopted from, one each; empty for what was cut here."""
 
 
 @dataclass(slots=True)
@@ -134,9 +136,10 @@ def batched(items: Sequence[T], size: int) -> Iterable[Sequence[T]]:
 def _plan(cut: Cut) -> list[_Planned]:
     seen: Counter[str] = Counter()
     planned = []
-    for span in cut.spans:
+    for number, span in enumerate(cut.spans):
         text = cut.text[span.start : span.end]
-        public = bytes.fromhex(chunk_id(cut.public_id, text, seen[text]))
+        id_ = row_id(cut.rows[number]) if cut.rows else chunk_id(cut.public_id, text, seen[text])
+        public = bytes.fromhex(id_)
         seen[text] += 1
         planned.append(_Planned(public, span, text_hash(embedded_text(span.context, text))))
     return planned
@@ -153,6 +156,7 @@ def _values(cut: Cut, chunk: _Planned, ordinal: int, text_id: int) -> dict[str, 
         "context": span.context,
         "page": span.page,
         "text_id": text_id,
+        "source_id": cut.rows[ordinal] if cut.rows else None,
     }
 
 
@@ -185,11 +189,13 @@ _INSERT_TEXTS = text(
 
 
 def text_ids_of(connection: Connection, hashes: Sequence[bytes]) -> dict[bytes, int]:
+    """The keys of those texts that are known, by their hashes."""
     found: dict[bytes, int] = {}
     if connection.dialect.name == "postgresql":
         found.update(connection.execute(_FIND_TEXTS, {"hashes": list(hashes)}).all())
         return found
-    for batch in batched(hashes, 5_000):
-        query = select(t.texts.c.hash, t.texts.c.id).where(t.texts.c.hash.in_(batch))
-        found.update(connection.execute(query).all())
+    for batch in batched(hashes, 5_000):  # by the driver: SQLAlchemy would name each parameter, and take twice as long
+        marks = ", ".join("?" * len(batch))
+        rows = connection.exec_driver_sql(f"SELECT hash, id FROM texts WHERE hash IN ({marks})", tuple(batch))
+        found.update((digest, key) for digest, key in rows)
     return found

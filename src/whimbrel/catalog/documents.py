@@ -55,6 +55,8 @@ class DocumentWrite:
     """What stands over the contexts of its chunks."""
     also: Mapping[int, Sequence[ChunkSpan]] = field(default_factory=dict)
     """Its chunks in the other chunkings of its collection, by their keys."""
+    rows: Sequence[str] = ()
+    """The ids of the rows that `spans` were adopted from, one each; empty for what was cut here."""
 
 
 @dataclass(slots=True)
@@ -201,7 +203,8 @@ def _cut(
     relabelled = row is not None and (
         row.metadata != write.metadata or row.title != write.title or row.uri != write.uri
     )
-    return Cut(key, write.public_id, first, chunking, write.text, spans, relabelled)
+    adopted = write.rows if spans is write.spans else ()
+    return Cut(key, write.public_id, first, chunking, write.text, spans, relabelled, adopted)
 
 
 def remove_documents(connection: Connection, collection_id: int, keys: Sequence[int], reason: str) -> WriteCounts:

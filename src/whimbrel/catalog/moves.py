@@ -248,8 +248,9 @@ def switch(connection: Connection, move: Move, *, back: bool = False) -> None:
             continue
         live, other = (source, target) if back else (target, source)
         values[column.name] = live
-        collections.set_view(connection, live, state=ViewState.LIVE)
-        collections.set_view(connection, other, state=ViewState.STANDBY)
+        for key, state in ((live, ViewState.LIVE), (other, ViewState.STANDBY)):
+            frozen = collections.view(connection, key).view.state is ViewState.FROZEN  # it stays so, wherever it stands
+            collections.set_view(connection, key, state=ViewState.FROZEN if frozen else state)
     connection.execute(update(t.collections).where(t.collections.c.id == move.collection_id).values(**values))
 
 

@@ -172,11 +172,13 @@ chunks = Table(
     Column("context", Text, nullable=False),
     Column("page", Integer),
     Column("text_id", Key, nullable=False),
+    Column("source_id", Text),
     UniqueConstraint("collection_id", "public_id", "chunking_id"),
     Index("ix_chunks_document_id", "document_id"),
     Index("ix_chunks_text_id", "text_id"),
 )
-"""A span of its document's text. `segment_id` is the segment that holds `start`; the next ones follow in number."""
+"""A span of its document's text. `segment_id` is the segment that holds `start`; the next ones follow in number.
+`source_id`: of a chunk that was adopted, the id of its row in the database that it comes from."""
 
 vectors = Table(
     "vectors",
@@ -239,6 +241,23 @@ views = Table(
 )
 """`build_after`..`build_upto`: the chunk keys that a building view has still to copy from its snapshot. `replaces`: the
 view that this one is to take the place of. `suspect`: why a process that read it thinks it damaged."""
+
+adoptions = Table(
+    "adoptions",
+    metadata,
+    Column("view_id", Key, primary_key=True, autoincrement=False),
+    Column("collection_id", Key, ForeignKey("collections.id"), nullable=False),
+    Column("state", Text, nullable=False),
+    Column("source", Json, nullable=False),
+    Column("fields", Json, nullable=False),
+    Column("checks", Json, nullable=False),
+    Column("counts", Json, nullable=False),
+    Column("drift", Json, nullable=False),
+    Column("created_at", Double, nullable=False),
+    Column("updated_at", Double, nullable=False),
+    Index("ix_adoptions_collection_id", "collection_id"),
+)
+"""Of each frozen view: the database that it serves from, what its fields were taken for, and how the two compare."""
 
 moves = Table(
     "moves",

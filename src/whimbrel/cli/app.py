@@ -9,6 +9,7 @@ import typer
 
 from whimbrel import __version__
 from whimbrel.cli import (
+    adopting,
     archives,
     asking,
     collections,
@@ -73,6 +74,8 @@ for command in (
     archives.restore,
     exporting.export,
     copying.copy,
+    adopting.inspect,
+    adopting.adopt,
     state.doctor,
 ):
     app.command()(command)

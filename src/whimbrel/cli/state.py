@@ -45,6 +45,8 @@ def _collection(collection: dict[str, Any]) -> None:
     if collection["views"]:
         out.table(VIEW_HEADERS, [view_row(view) for view in collection["views"]])
     for view in collection["views"]:
+        if view["state"] == "frozen" and view["lag"]:
+            out.line(f"  view {view['id']}: frozen; {view['lag']:,} changes wait for a move (`whimbrel move start`)")
         if view["error"]:
             out.line(f"  view {view['id']}: {view['error']}")
 

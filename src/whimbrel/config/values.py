@@ -110,6 +110,9 @@ def _sqlite_path(rest: str, home: Path) -> Path:
 SECRET_NAME = "pass|secret|token|key|credential|auth|sig"
 """In the name of a parameter whose value is a secret."""
 
+ADOPTED = "adopted:"
+"""Before the URI of a database that another program made, where a view serves from it: it is never written to."""
+
 _TOKEN = re.compile(r"(?P<scheme>(?:chroma|qdrant)\+https?://)[^/?]*@", re.IGNORECASE)
 _PASSWORD = re.compile(r"(?P<user>[a-z][a-z0-9+.-]*:/*[^:/@\s]*:).*@", re.IGNORECASE | re.DOTALL)
 _PARAMETER = re.compile(r"(?P<name>[?&;][^=&;\s]*(?:" + SECRET_NAME + r")[^=&;\s]*=)[^&;\s]*", re.IGNORECASE)
@@ -121,6 +124,8 @@ def mask_url(url: str) -> str:
     Greedy to the last `@`, because passwords with an unescaped `@` or `/` are common: rather too much than too little.
     The user alone of a Chroma or Qdrant server is a token.
     """
+    if url.startswith(ADOPTED):
+        return f"{ADOPTED}{mask_url(url.removeprefix(ADOPTED))}"
     masked = _PASSWORD.sub(r"\g<user>***@", _TOKEN.sub(r"\g<scheme>***@", url))
     return _PARAMETER.sub(r"\g<name>***", masked)
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from whimbrel.adopt.sameness import Watch
 from whimbrel.catalog import collections, log, rows, vectors
 from whimbrel.catalog.collections import Collection, ViewRow
 from whimbrel.doctor.findings import Finding, Level
@@ -21,7 +22,9 @@ from whimbrel.lexicon.integrity import damaged_files
 from whimbrel.lexicon.language import language_of
 from whimbrel.lexicon.tantivy import TantivyLexicon
 from whimbrel.models.embedders.resolve import resolve_embedder
+from whimbrel.models.embedders.unknown import UNKNOWN
 from whimbrel.owner.lending import borrowed, store_of
+from whimbrel.stores.base import Reach
 
 MOVING_S = 1.5
 """How long a view that lags is watched for whether it moves."""
@@ -171,6 +174,8 @@ def models(opened: Opened, _mender: Mender) -> Iterator[Finding]:
         used = {row.view.space_id for _, row in _followed(opened) if row.view.space_id is not None}
         spaces = [vectors.read_space(connection, key) for key in sorted(used)]
     for space, spec in spaces:
+        if spec == UNKNOWN:  # adopted without it: searches say so
+            continue
         embedder = resolve_embedder(spec, threads=1)
         same = embedder.space.key == space.key
         asyncio.run(embedder.close())
@@ -181,6 +186,26 @@ def models(opened: Opened, _mender: Mender) -> Iterator[Finding]:
                 f"{spec!r} is not the model any more that made the vectors ({space.model}, {space.revision[:12]}).",
                 "Two vectors of different models cannot be compared, so search by meaning is refused.",
                 "Install the model that made them; search by words goes on.",
+            )
+
+
+def adopted(opened: Opened, _mender: Mender) -> Iterator[Finding]:
+    """Is each database that was adopted still there, and still what it was?"""
+    watch = Watch(
+        opened.catalog,
+        opened.home.path,
+        opened.home.adopted,
+        Reach(*opened.settings.stores.reach),
+        opened.settings.configured_stores(),
+    )
+    for adoption, drift in asyncio.run(watch.drifts()):
+        if drift:
+            yield Finding(
+                "adopted",
+                Level.WARNING,
+                f"View {adoption.view_id} ({adoption.source['uri']}): {drift['said']}.",
+                "Rows that are new there are not found; what is gone is found by words alone.",
+                "Adopt it again; or move the collection to a store of its own: `whimbrel move start`.",
             )
 
 
@@ -238,4 +263,4 @@ def _stand(row: ViewRow) -> tuple[int, int]:
     return row.view.position, row.build_after
 
 
-CHECKS: tuple[Callable[[Opened, Mender], Iterator[Finding]], ...] = (live, sound, following, models, orphans)
+CHECKS: tuple[Callable[[Opened, Mender], Iterator[Finding]], ...] = (live, sound, following, models, adopted, orphans)

@@ -24,6 +24,9 @@ class Chunking:
     """The most that the embedder reads for one chunk: its context, its text and two special tokens."""
     overlap: int = 18
     """The most tokens that a chunk repeats from the one before it in the same section."""
+    adopted: int = 0
+    """1: chunks that were adopted with their vectors stay as the program that made them cut them; the other two
+    numbers are for documents that come later."""
 
     def __post_init__(self) -> None:
         if not 16 <= self.tokens <= 32_768:
@@ -33,11 +36,14 @@ class Chunking:
                 f"chunking: overlap={self.overlap} is out of range.",
                 f"Choose between 0 and {self.tokens // 2}, half of tokens.",
             )
+        if self.adopted not in (0, 1):
+            raise ConfigError(f"chunking: adopted={self.adopted} is neither 0 nor 1.")
 
     @property
     def spec(self) -> str:
         """`tokens=186,overlap=18`: what `parse` reads."""
-        return ",".join(f"{field.name}={getattr(self, field.name)}" for field in fields(self))
+        said = [field.name for field in fields(self) if field.name != "adopted" or self.adopted]
+        return ",".join(f"{name}={getattr(self, name)}" for name in said)
 
     @classmethod
     def parse(cls, spec: str) -> Chunking:

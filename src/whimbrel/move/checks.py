@@ -208,9 +208,7 @@ class Checker:
             return conversations.recent_questions(connection, collection_id, RECENT)
 
     async def _side(self, view: int, questions: Sequence[str], seed: str) -> _Side:
-        follower = await follower_of(self._owner, view)
-        row = follower.row
-        assert isinstance(follower.target, StoreTarget)
+        row, store = await self._opened(view)
         assert row.view.space_id is not None
         sampled = await asyncio.to_thread(self._sample, row, seed)
         embedder = await asyncio.to_thread(self._asker, row.view.space_id)
@@ -218,7 +216,16 @@ class Checker:
         if questions:
             parts.append(await embedder.embed(list(questions), EmbedKind.QUERY))
         queries = np.concatenate(parts) if parts else np.zeros((0, embedder.space.dimensions), np.float32)
-        return _Side(row, follower.target.store, queries)
+        return _Side(row, store, queries)
+
+    async def _opened(self, view: int) -> tuple[ViewRow, Store]:
+        frozen = self._owner.views.frozen(view)
+        if frozen is not None:
+            with self._catalog.read() as connection:
+                return collections.view(connection, view), frozen
+        follower = await follower_of(self._owner, view)
+        assert isinstance(follower.target, StoreTarget)
+        return follower.row, follower.target.store
 
     def _sample(self, row: ViewRow, seed: str) -> npt.NDArray[np.float32]:
         """Vectors of record from all over the collection; the same ones each time."""

@@ -75,6 +75,9 @@ class Switcher:
     async def _count(self, move: Move, views: Sequence[int], *, back: bool) -> None:
         """A last look, without reading the rows: nothing has been lost since they were compared."""
         for key in views:
+            if (frozen := self._owner.views.frozen(key)) is not None:
+                await frozen.exists()  # raises where its database is gone
+                continue
             try:
                 follower = await follower_of(self._owner, key)  # an owner that has just begun has not opened it yet
             except StoreUnavailable as error:
@@ -133,6 +136,8 @@ class Switcher:
                 if to in live:
                     continue
                 new, old = collections.view(connection, to), collections.view(connection, from_)
+                if new.view.state is ViewState.FROZEN:
+                    continue  # it does not follow: what came since is not in it, and its lag says so
                 if new.view.state is not ViewState.STANDBY:
                     raise Conflict(f"View {to} is {new.view.state}: it does not stand by. Nothing was switched.")
                 if new.view.position < old.view.position:

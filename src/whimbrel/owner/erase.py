@@ -141,6 +141,8 @@ class Eraser:
                     waiting_for=f"view {row.id}, which has been replaced, to be dropped{by_hand}",
                     completes_at="unknown",
                 )
+            if row.view.state is ViewState.FROZEN:
+                continue  # another program's database: nothing is taken out of it
             follower = await self._follower(owner, row.id)
             await self._take_turn(context, follower)
             try:

@@ -24,7 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from whimbrel import errors
-from whimbrel.catalog import vectors
+from whimbrel.catalog import adoptions, vectors
 from whimbrel.catalog.collections import ViewRow
 from whimbrel.catalog.engine import Catalog
 from whimbrel.config import Settings
@@ -32,6 +32,7 @@ from whimbrel.domain import Matches, Position
 from whimbrel.errors import AlreadyOwned, Forbidden, StoreUnavailable, WhimbrelError, place
 from whimbrel.filters import Filter, parse, to_json
 from whimbrel.home import Home
+from whimbrel.owner.frozen import frozen_store
 from whimbrel.owner.lock import lease_of
 from whimbrel.stores.base import DENSE, Reach, Records, Store, StoreInfo
 from whimbrel.stores.envelope import dumps, loads
@@ -288,6 +289,15 @@ async def _asked(path: Path, question: dict[str, Any]) -> dict[str, Any] | None:
 def store_of(row: ViewRow, catalog: Catalog, settings: Settings, home: Home, *, read_only: bool) -> Store:
     """The store of a view, as the configuration reaches it. Opens nothing yet."""
     assert row.view.space_id is not None
+    if adoptions.is_frozen(row):
+        return frozen_store(
+            row,
+            catalog,
+            base=home.path,
+            adopted=home.adopted,
+            reach=Reach(*settings.stores.reach),
+            configured=settings.configured_stores(),
+        )
     with catalog.read() as connection:
         space, _ = vectors.read_space(connection, row.view.space_id)
     return open_store(

@@ -12,6 +12,7 @@ import logging
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 
 from whimbrel.catalog import collections, jobs, log, moves
 from whimbrel.catalog.engine import now
@@ -21,7 +22,7 @@ from whimbrel.home import host_name
 from whimbrel.owner import views
 from whimbrel.owner.lock import Ownership
 from whimbrel.owner.outages import OUTAGES, Outages
-from whimbrel.owner.parts import Parts
+from whimbrel.owner.parts import Parts, logged
 from whimbrel.owner.rest import rest
 from whimbrel.owner.runner import Runner
 from whimbrel.owner.succession import drop_later
@@ -33,6 +34,8 @@ LOG_KEPT = 100_000
 ABANDONED_S = 900.0
 """A job that a process of another machine runs, and has not touched for so long, goes back to the queue."""
 ALL_JOBS = 1_000_000
+WATCH_S = 60.0
+"""Between two looks at databases that were adopted."""
 JOBS_KEPT_S = 30 * 24 * 3600.0
 
 
@@ -119,6 +122,7 @@ class Owner:
             asyncio.create_task(self._keep_lease(), name="lease"),
             asyncio.create_task(self.views.look_after(), name="views"),
             asyncio.create_task(self._cut_logs(), name="log"),
+            asyncio.create_task(self._watch(), name="watch"),
             asyncio.create_task(runner.loop(), name="jobs"),
         ]
         resting = asyncio.create_task(rest(lambda: runner.idle and self.views.at_rest, views.AT_REST_S), name="rest")
@@ -179,6 +183,18 @@ class Owner:
         assert self._stopping is not None
         self.failed = error
         self._stopping.set()
+
+    async def _watch(self) -> None:
+        while True:
+            await asyncio.sleep(WATCH_S)
+            if self.parts.watch is not None:
+                look = partial(self.parts.watch, self.fence)
+                try:
+                    await self.outages.outlast(look, "looking at adopted databases")
+                except Fenced:
+                    raise
+                except Exception as error:  # also a defect, of ours or of a library: views and jobs go on
+                    logger.warning("adopted databases could not be looked at: %s", logged(error))
 
     # --- the log -----------------------------------------------------------------------------------------------------
 

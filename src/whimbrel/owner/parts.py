@@ -36,6 +36,8 @@ class Parts:
     handlers: Mapping[str, Handler] = field(default_factory=dict)
     on_stop: Callable[[], Coroutine[Any, Any, None]] | None = None
     """Runs last on the owner's loop: what jobs have opened on it is closed there."""
+    watch: Callable[[int], Coroutine[Any, Any, Any]] | None = None
+    """Looks now and then whether what was adopted is still what it was; told the owner's token."""
     poll_s: float = 0.2
     lease_s: float = 15.0
     batch: int = 128

@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Mapping
 
-from whimbrel.catalog import collections, moves
+from whimbrel.catalog import adoptions, collections, moves
 from whimbrel.catalog.collections import Collection, ViewRow
 from whimbrel.catalog.engine import now
 from whimbrel.catalog.moves import Move
@@ -70,6 +70,8 @@ class Views:
         self._moving: dict[int, Move] = {}
         """Moves under way, by the views that they make."""
         self._rebuilds: dict[tuple[int, ViewKind], list[float]] = {}
+        self._frozen: dict[int, Store] = {}
+        """Databases of other programs that are searched as they are."""
         self._lender = Lender(parts.socket, self._store_of)
 
     @property
@@ -86,6 +88,8 @@ class Views:
         await self._lender.close()
         for follower in (*self.followers.values(), *self._leaving.values()):
             await follower.target.close()
+        for store in self._frozen.values():
+            await store.close()
 
     # --- which there are ---------------------------------------------------------------------------------------------
 
@@ -100,6 +104,7 @@ class Views:
         rows, self._moving = await asyncio.to_thread(self._read_with_moves)
         heads = {collection.id: collection.head for collection, _ in rows}
         wanted: dict[int, tuple[Collection, ViewRow]] = {}
+        await self._hold_frozen(rows)
         for collection, views in rows:
             await self._ensure_views(collection, views)
             await self._mind_language(collection, views)
@@ -123,6 +128,29 @@ class Views:
             follower.rows_per_s = self._moving[key].request.rate if key in self._moving else 0.0
         self._heads = heads
         self._nudge(heads)
+
+    async def _hold_frozen(self, rows: list[tuple[Collection, list[ViewRow]]]) -> None:
+        """Have what is frozen at hand, for moves and for other processes. Opens no database."""
+        frozen = {
+            row.id: (collection, row)
+            for collection, views in rows
+            for row in views
+            if row.view.state is ViewState.FROZEN and adoptions.is_frozen(row)
+        }
+        for key in self._frozen.keys() - frozen.keys():
+            await self._frozen.pop(key).close()
+        for key, (collection, row) in frozen.items():
+            if key in self._frozen or key in self._given_up:
+                continue
+            target = await asyncio.to_thread(self._parts.open_target, collection, row)
+            assert isinstance(target, StoreTarget)
+            self._frozen[key] = target.store
+            if target.store.describe().single_process:
+                await self._lender.listen()
+
+    def frozen(self, view: int) -> Store | None:
+        """The store of a frozen view."""
+        return self._frozen.get(view)
 
     @property
     def at_rest(self) -> bool:
@@ -320,6 +348,8 @@ class Views:
         """Let go of a view for good: its data is about to be dropped, and whoever has read of it before comes late."""
         self._given_up.add(view)
         await self.let_go(view)
+        if (store := self._frozen.pop(view, None)) is not None:
+            await store.close()
         leaving = [task for task, follower in self._leaving.items() if follower.row.id == view]
         if leaving:
             await asyncio.wait(leaving)
@@ -341,7 +371,7 @@ class Views:
     def _store_of(self, view: int) -> Store | None:
         follower = self.followers.get(view)
         target = follower.target if follower is not None else None
-        return target.store if isinstance(target, StoreTarget) else None
+        return target.store if isinstance(target, StoreTarget) else self._frozen.get(view)
 
     async def _forget(self, view: int, target: Target | None) -> None:
         self.followers.pop(view, None)

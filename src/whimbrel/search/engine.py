@@ -73,6 +73,8 @@ class _Run:
     """How many of the query's the lexicon searches for."""
     read: float = 1.0
     """How far the embedder's vocabulary has words for the query."""
+    unknown: int = 0
+    """Rows that a view has found and the catalog does not have."""
 
 
 class SearchEngine:
@@ -114,6 +116,8 @@ class SearchEngine:
         run = await self._begin(request, where)
         async with self._turns.take():
             hits = await self._find(request, run, k)
+        if run.unknown and run.store is not None and run.store.view.state is ViewState.FROZEN:
+            run.degraded.append(f"store: {run.unknown} rows were found that are not in the catalog, and left out")
         run.timings["total"] = _ms(began)
         searched = [row.view.position for row in (run.store, run.lexicon) if row is not None]
         return SearchResult(hits, min(searched, default=0), run.degraded, run.timings)
@@ -223,6 +227,8 @@ class SearchEngine:
         used = {"store": Mode.LEXICAL, "lexicon": Mode.DENSE}[name] is not wanted
         if row is None and used and run.collection.head > 0:
             run.degraded.append(f"{name}: no live view; it is being built")
+        elif row is not None and row.view.state is ViewState.FROZEN:
+            run.degraded += _frozen(row, run.collection.head)
         elif row is not None and row.view.position < run.collection.head:
             behind = run.collection.head - row.view.position
             why = f" ({row.view.error})" if row.view.error else ""
@@ -332,9 +338,11 @@ class SearchEngine:
         good = [candidate for candidate in candidates if candidate.score >= threshold]
         chunking = next((row.view.chunking_id for row in (run.store, run.lexicon) if row is not None), 0)
         hits: list[Hit] = []
+        unknown = 0
         for start in range(0, len(good), k):  # almost always the first k are there
             some = good[start : start + k]
             found = await asyncio.to_thread(self._load, run.collection.id, chunking, [c.chunk_id for c in some])
+            unknown += len(some) - len(found)
             for candidate in some:
                 chunk = found.get(candidate.chunk_id)
                 if chunk is not None and len(hits) < k and _passes(run.where, chunk):
@@ -342,6 +350,7 @@ class SearchEngine:
             if len(hits) >= k:
                 break
         run.timings["hydrate"] = _ms(began)
+        run.unknown = unknown
         return hits
 
     def _load(self, collection_id: int, chunking: int, ids: list[str]) -> dict[str, Hydrated]:
@@ -363,6 +372,17 @@ def _hit(rank: int, score: float, chunk: Hydrated) -> Hit:
         metadata=chunk.metadata,
         page=chunk.page,
     )
+
+
+def _frozen(row: ViewRow, head: int) -> list[str]:
+    """What a search of a database that was adopted does not see."""
+    said = []
+    if row.view.position < head:
+        behind = head - row.view.position
+        said.append(f"store: frozen; {behind} changes since it was adopted are found by words, until a move")
+    if row.view.error:
+        said.append(f"store: {row.view.error}")
+    return said
 
 
 def _passes(where: Filter | None, chunk: Hydrated) -> bool:

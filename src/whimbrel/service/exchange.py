@@ -18,7 +18,7 @@ from whimbrel.errors import BackupError, BadInput, ConfigError, Conflict
 from whimbrel.home import host_name
 from whimbrel.ingest.chunk import Chunking
 from whimbrel.lexicon.language import checked
-from whimbrel.service.compatible import CompatibleSpaces
+from whimbrel.service.adopting import Adopting
 from whimbrel.service.jobs import OnLag
 from whimbrel.service.jobs import Progress as OnProgress
 
@@ -30,7 +30,7 @@ RowsDone = Callable[[str, int, int], None]
 """Called with what is done, the rows done so far and the rows in all."""
 
 
-class Exchange(CompatibleSpaces):
+class Exchange(Adopting):
     """What leaves a home and comes into another one."""
 
     def export(self, collection: str, target: str | Path, *, progress: RowsDone | None = None) -> ExportReport:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from whimbrel.catalog import collections, jobs, listing
 from whimbrel.catalog.engine import Catalog
 from whimbrel.config import Settings
-from whimbrel.domain import Job, JobState, ViewKind
+from whimbrel.domain import Job, JobState, ViewKind, ViewState
 from whimbrel.errors import Conflict, ViewError, WaitTimeout, WhimbrelError
 from whimbrel.home import Home
 from whimbrel.models.embedders.serving import ServingEmbedder
@@ -131,6 +131,8 @@ class Jobs(ABC):
             if on_lag is not None:
                 on_lag(lag)
             wanted = [live[1]] if wait == "lexical" else live
+            # What is frozen does not follow: what comes new waits for a move, and is found by words until then.
+            wanted = [row for row in wanted if row is None or row.view.state is not ViewState.FROZEN]
             if position <= 0 or all(row is not None and row.view.position >= position for row in wanted):
                 return  # at 0 nothing was ever written: a view may wait for that too
             followed = [row for row in views if wait == "all" or row.view.kind is ViewKind.LEXICON]

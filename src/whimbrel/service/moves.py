@@ -12,7 +12,8 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from whimbrel.catalog import collections, jobs, moves, sizes, vectors
+from whimbrel.catalog import adoptions, collections, jobs, moves, sizes, vectors
+from whimbrel.catalog.collections import ViewRow
 from whimbrel.catalog.moves import Move, Reject, Request
 from whimbrel.config import mask_url
 from whimbrel.config.values import canonical_store, without_credentials
@@ -25,6 +26,7 @@ from whimbrel.move.report import Reporter, rejected_rows, report
 from whimbrel.move.shown import as_dict
 from whimbrel.move.wish import Wish
 from whimbrel.owner.forgetting import forget_later
+from whimbrel.owner.lending import store_of
 from whimbrel.owner.succession import drop_later
 from whimbrel.search.quality import judged_here
 from whimbrel.service.content import Content
@@ -134,7 +136,7 @@ class Moves(Content):
                 )
             source_space, source_spec = vectors.read_space(connection, store.view.space_id)
             source_chunking = collections.chunking_spec(connection, store.view.chunking_id)
-        uri = self._target_uri(to) if to is not None else store.view.uri
+        uri = self._target_uri(to) if to is not None else self._same_store(store)
         spec = embedder or source_spec
         space = source_space if embedder is None else self.embedder(embedder).space
         parsed = Chunking.parse(chunking or source_chunking)
@@ -149,6 +151,10 @@ class Moves(Content):
                 "`whimbrel view rebuild` makes its view anew in the same place.",
             )
         return Wish(found, store, request, space, source_space, source_spec, source_chunking)
+
+    def _same_store(self, store: ViewRow) -> str:
+        """Where a move goes that names no store: a database that was adopted is not ours to write to."""
+        return without_credentials(self.settings.store) if adoptions.is_frozen(store) else store.view.uri
 
     def _model(self, wish: Wish) -> Embedder:
         """What embeds for the target: of the same space, whatever serves that."""
@@ -186,6 +192,10 @@ class Moves(Content):
             asyncio.run(reach())
 
     def _open(self, uri: str, table: str, space: Space, *, read_only: bool) -> Store:
+        if uri.startswith(adoptions.SCHEME):
+            with self.catalog.read() as connection:
+                row = next(one for one in collections.views(connection) if one.view.name == table)
+            return store_of(row, self.catalog, self.settings, self.home, read_only=True)
         return open_store(
             uri,
             table,
