@@ -94,6 +94,8 @@ def test_on_the_command_line(tmp_path: Path) -> None:
 
 
 FIXTURES = {
+    "chroma_0.3_chatdata": [("langchain", 13, 384)],
+    "llamaindex_circleci": [("default", 22, 1536)],
     "chroma_0.4.6-0.4.14_kaggle_report": [("langchain", 190, 384)],
     "chroma_0.4.6-0.4.14_webpages": [("langchain", 22, 384)],
     "chroma_0.5.4-0.5.5_lilianweng": [("langchain", 264, 384)],
@@ -111,6 +113,10 @@ def _copied(data_dir: Path, name: str, tmp_path: Path) -> str:
     shutil.copytree(data_dir / "vector_fixtures" / name, folder)
     if name.startswith("parquet"):
         return f"parquet:{next(folder.rglob('*.parquet')).parent}"
+    if name.startswith("llamaindex"):
+        return f"llamaindex:{folder}"
+    if old := next(folder.rglob("chroma-embeddings.parquet"), None):
+        return f"chroma:{old.parent}"
     return f"chroma:{next(folder.rglob('chroma.sqlite3')).parent}"
 
 

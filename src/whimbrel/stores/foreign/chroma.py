@@ -190,7 +190,20 @@ class ChromaDatabase(Database):
     async def ready(self) -> None:
         if self.snapshot is not None:
             await asyncio.to_thread(self.snapshot.take)
+            if self.copied is None:
+                await self._upgraded()
             self.copied = self.snapshot.copy
+
+    async def _upgraded(self) -> None:
+        """Opening the copy of an older folder upgrades it, and a query that was prepared before then fails: of some
+        thirty openings with chromadb 1.5.9, one."""
+        for _ in range(2):
+            try:
+                await self.backend.names()
+                return
+            except ViewDamaged:
+                await self.backend.close()
+        await self.backend.names()
 
     async def find(self, name: str) -> Collection | None:
         await self.ready()
