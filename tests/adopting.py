@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from uuid import NAMESPACE_URL, uuid5
 
 import lancedb
 import numpy as np
@@ -79,6 +80,28 @@ def fill_chroma(folder: Path, table: Table, name: str = "log", metric: str = "co
         )
     client.close()
     return f"chroma:{folder}/{name}"
+
+
+def fill_qdrant(folder: Path, table: Table, name: str = "log") -> str:
+    """As LangChain does it: the text and the metadata within the payload, ids of its own."""
+    from qdrant_client import QdrantClient
+    from qdrant_client.models import Distance, PointStruct, VectorParams
+
+    client = QdrantClient(path=str(folder))
+    client.create_collection(name, VectorParams(size=table.vectors.shape[1], distance=Distance.COSINE))
+    client.upsert(
+        name,
+        [
+            PointStruct(
+                id=str(uuid5(NAMESPACE_URL, str(id_))),
+                vector=vector.tolist(),
+                payload={"page_content": text, "metadata": dict(one)},
+            )
+            for id_, text, vector, one in zip(table.ids, table.texts, table.vectors, table.metadata, strict=True)
+        ],
+    )
+    client.close()
+    return f"qdrant:{folder}/{name}"
 
 
 def fill_postgres(url: str, table: Table, name: str = "log") -> str:

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from sqlalchemy import select
 
-from adopting import D, Table, fill_chroma, fill_lance, fill_parquet, fill_postgres, sightings, text_of
+from adopting import D, Table, fill_chroma, fill_lance, fill_parquet, fill_postgres, fill_qdrant, sightings, text_of
 from commands import Shell
 from copying import files
 from running import DEADLINE_S, Toy, until
@@ -50,13 +50,14 @@ def home(tmp_path: Path, toy: Toy) -> Iterator[Whimbrel]:
         yield whimbrel
 
 
-@pytest.fixture(params=["lancedb", "parquet", "chroma", "postgres"])
+@pytest.fixture(params=["lancedb", "parquet", "chroma", "qdrant", "postgres"])
 def fill(request: pytest.FixtureRequest, tmp_path: Path) -> Fill:
     kind = request.param
     if kind == "postgres":
         url = str(request.getfixturevalue("fresh_postgres"))
         return lambda table: fill_postgres(url, table)
-    filler = {"lancedb": fill_lance, "parquet": fill_parquet, "chroma": fill_chroma}[kind]
+    fillers = {"lancedb": fill_lance, "parquet": fill_parquet, "chroma": fill_chroma, "qdrant": fill_qdrant}
+    filler = fillers[kind]
     return lambda table: filler(tmp_path / "theirs", table)
 
 
@@ -572,6 +573,19 @@ def test_a_chroma_folder_that_is_open_is_told(home: Whimbrel, tmp_path: Path) ->
 
 
 # --- drift -----------------------------------------------------------------------------------------------------------
+
+
+def test_two_collections_of_a_qdrant_folder_which_stays_free(home: Whimbrel, toy: Toy, tmp_path: Path) -> None:
+    """Local mode compares every vector: so do we, without holding the folder."""
+    from qdrant_client import QdrantClient
+
+    for name in ("one", "two"):
+        home.finish(home.adopt(fill_qdrant(tmp_path / "q", sightings(20, toy=toy), name), name)[1])
+    for name in ("one", "two"):
+        assert home.search(text_of(7), name, mode="dense").hits[0].text == text_of(7)
+    client = QdrantClient(path=str(tmp_path / "q"))
+    assert client.count("one").count == 20
+    client.close()
 
 
 def test_changes_of_the_source_are_noticed(home: Whimbrel, tmp_path: Path) -> None:

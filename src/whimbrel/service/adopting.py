@@ -253,7 +253,7 @@ class Adopting(CompatibleSpaces):
                 spec,
                 model,
                 normalised=bool(np.all(np.abs(lengths - 1.0) <= _UNIT)),
-                indexed=type(source).nearest is not Source.nearest,
+                indexed=source.indexed,
                 served=f"{place.address.scheme}:{copied}" if copied is not None else "",
                 scratch=scratch.name,
                 rows=rows,

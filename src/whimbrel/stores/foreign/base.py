@@ -252,6 +252,11 @@ class Source(ABC):
         """As `Table.version`, now. Asks the database."""
         return (await self.describe()).version
 
+    @property
+    def indexed(self) -> bool:
+        """`nearest` is better than comparing vectors that one holds: the database searches by an index of its own."""
+        return type(self).nearest is not Source.nearest
+
     async def nearest(
         self, vector: npt.NDArray[np.float32], k: int, among: Sequence[Id] | None = None
     ) -> Sequence[tuple[Id, float]]:

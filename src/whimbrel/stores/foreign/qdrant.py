@@ -140,6 +140,10 @@ class QdrantSource(Source):
             return found
         return Fetched(found.rows.taken([row for row, id_ in enumerate(found.rows.ids) if id_ in asked]), found.unfit)
 
+    @property
+    def indexed(self) -> bool:
+        return isinstance(self._reader, ServerReader)  # local mode compares all of them, and holds the folder
+
     async def nearest(
         self, vector: npt.NDArray[np.float32], k: int, among: Sequence[Id] | None = None
     ) -> Sequence[tuple[Id, float]]:
