@@ -12,6 +12,8 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 RUN := .venv/.installed
 DEV := .venv/.installed-dev
+# The Milvus server, for its tests: it exists for few platforms, and wants an environment of its own.
+MILVUS := .venv-milvus/.installed
 
 # The demo. Another folder has a home of its own, so that answers come from nowhere else.
 DOCS ?= docs
@@ -46,7 +48,7 @@ ifeq ($(ONCE),)
 	@$(WHIMBREL) serve --port $(PORT)
 endif
 
-test: $(DEV) ## Run all tests but the long ones, a process for each core (JOBS=N: for N of them).
+test: $(DEV) $(MILVUS) ## Run all tests but the long ones, a process for each core (JOBS=N: for N of them).
 	$(BIN)/python -m pytest -m "not soak" -n $(JOBS) --maxprocesses 4 --dist worksteal
 
 check: $(DEV) ## Lint, format, strict types, and who may import whom.
@@ -55,24 +57,25 @@ check: $(DEV) ## Lint, format, strict types, and who may import whom.
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 
-soak: $(DEV) ## Kill it at random moments, hundreds of times.
+soak: $(DEV) $(MILVUS) ## Kill it at random moments, hundreds of times.
 	$(BIN)/python -m pytest -m soak --timeout=0
 
-bench: $(DEV) ## Measure; docs/benchmarks.md says what.
+bench: $(DEV) $(MILVUS) ## Measure; docs/benchmarks.md says what.
 	$(BIN)/python -m bench
 
 docs: $(DEV) ## Build the documentation as a site in site/.
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
-stores: $(DEV) ## Run the suite of stores, and write the table of what each does into docs/.
+stores: $(DEV) $(MILVUS) ## Run the suite of stores, and write the table of what each does into docs/.
 	$(BIN)/python -m pytest -p whimbrel.testing.table --store-table docs/stores/behaviour.md tests/test_store_*.py
 
-lock: ## For maintainers: resolve both lock files anew (needs uv; `UV=path`). Upgrades nothing that still fits.
+lock: ## For maintainers: resolve all lock files anew (needs uv; `UV=path`). Upgrades nothing that still fits.
 	$(LOCK) --extra all --group build pyproject.toml -o requirements.lock
 	$(LOCK) --extra all --group dev --group bench -c requirements.lock pyproject.toml -o requirements-dev.lock
+	echo milvus==2.3.5 | $(LOCK) - -o requirements-milvus.lock
 
 clean: ## Back to a bare checkout.
-	rm -rf .venv .demo site dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .venv .venv-milvus .demo site dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find src tests bench tools -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(RUN): requirements.lock pyproject.toml
@@ -88,4 +91,12 @@ $(RUN): requirements.lock pyproject.toml
 $(DEV): $(RUN) requirements-dev.lock
 	@echo "Installing the tools of development ..."
 	@$(PIP) install --require-hashes -r requirements-dev.lock
+	@touch $@
+
+$(MILVUS): requirements-milvus.lock $(RUN)
+	@echo "Installing the Milvus server that tests run against ..."
+	@test -x .venv-milvus/bin/python || $(BIN)/python -m venv .venv-milvus
+	@.venv-milvus/bin/python -m pip --disable-pip-version-check --quiet install --only-binary :all: --require-hashes \
+		-r requirements-milvus.lock \
+		|| { rm -rf .venv-milvus; mkdir .venv-milvus; echo "It is not to be had here: the tests that need it are skipped."; }
 	@touch $@

@@ -15,6 +15,7 @@ from hypothesis import settings
 from sqlalchemy import create_engine, text
 from sqlalchemy.engine import make_url
 
+from milvus_server import MilvusServer, own_milvus
 from providers import VARIABLES
 from whimbrel.catalog.engine import Catalog
 from whimbrel.catalog.migrate import ensure_schema
@@ -43,6 +44,14 @@ def postgres_server() -> Iterator[tuple[str, Path]]:
     yield url, folder
     server._cleanup()
     shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def milvus_server() -> Iterator[MilvusServer]:
+    """A Milvus server of this test run, for tests that neither stop it nor count its databases. Where its package is
+    not installed, they are skipped."""
+    with own_milvus() as server:
+        yield server
 
 
 @pytest.fixture(scope="session")

@@ -155,6 +155,76 @@ def fill_qdrant_folder(folder: Path, name: str = "notes", rows: int = 300) -> st
     return f"qdrant:{folder}/{name}"
 
 
+def milvus_rows(rows: int) -> list[dict[str, Any]]:
+    """Of another program: rows with declared fields and dynamic ones, their keys any strings."""
+    about = [{key: value for key, value in ODD.get(row, {"n": row}).items() if key not in TAKEN} for row in range(rows)]
+    return [
+        {
+            "pk": f"id '{row}\" \\\\ é",
+            "emb": (3 * vectors(rows)[row]).tolist(),
+            "content": f"text {row}" if row != 8 else "",
+            "site": f"s{row % 3}",
+            "small": row % 100,
+            "ratio": row / 4,
+            "flag": row % 2 == 0,
+            "facts": {"page": row, "deep": [1, "a", None]},
+            "tags": ["a", f"t{row}"] if row % 2 else [],
+            **about[row],
+        }
+        for row in range(rows)
+    ]
+
+
+TAKEN = ("id", "text", "vector", "unicode é 日本", "key with blanks", "metadata")
+
+
+def fill_milvus_server(server: Any, name: str = "notes", rows: int = 300, metric: str = "L2") -> str:
+    import pymilvus
+
+    client, kinds = pymilvus.MilvusClient(server.url, dedicated=True), pymilvus.DataType
+    if client.has_collection(name):
+        client.drop_collection(name)
+    schema = client.create_schema(auto_id=False, enable_dynamic_field=True)
+    schema.add_field("pk", kinds.VARCHAR, is_primary=True, max_length=100)
+    schema.add_field("emb", kinds.FLOAT_VECTOR, dim=D)
+    for field, kind in (("content", kinds.VARCHAR), ("site", kinds.VARCHAR)):
+        schema.add_field(field, kind, max_length=1000)
+    for field, kind in (("small", kinds.INT8), ("ratio", kinds.FLOAT), ("flag", kinds.BOOL), ("facts", kinds.JSON)):
+        schema.add_field(field, kind)
+    schema.add_field("tags", kinds.ARRAY, element_type=kinds.VARCHAR, max_length=50, max_capacity=10)
+    client.create_collection(name, schema=schema, consistency_level="Strong")
+    index = client.prepare_index_params()
+    index.add_index("emb", index_type="HNSW", metric_type=metric, params={"M": 8, "efConstruction": 64})
+    client.create_index(name, index)
+    client.insert(name, milvus_rows(rows))
+    client.close()
+    return f"{server.uri}/{name}"
+
+
+def fill_milvus_lite(folder: Path, name: str = "notes", rows: int = 300, metric: str = "L2") -> str:
+    import milvus_lite
+
+    kinds, field = milvus_lite.DataType, milvus_lite.FieldSchema
+    folder.mkdir(parents=True, exist_ok=True)
+    with milvus_lite.MilvusLite(str(folder / "other.db")) as database:
+        schema = milvus_lite.CollectionSchema(
+            [
+                field("pk", kinds.VARCHAR, is_primary=True, max_length=100),
+                field("emb", kinds.FLOAT_VECTOR, dim=D),
+                field("content", kinds.VARCHAR, max_length=1000),
+                field("site", kinds.VARCHAR, max_length=1000),
+                *(field(one, kind) for one, kind in (("small", kinds.INT8), ("ratio", kinds.FLOAT))),
+                *(field(one, kind) for one, kind in (("flag", kinds.BOOL), ("facts", kinds.JSON))),
+                field("tags", kinds.ARRAY, element_type=kinds.VARCHAR, max_length=50, max_capacity=10),
+            ],
+            enable_dynamic_field=True,
+        )
+        made = database.create_collection(name, schema)
+        made.create_index("emb", {"index_type": "HNSW", "metric_type": metric})
+        made.insert(milvus_rows(rows))
+    return f"milvus:{folder}/other.db/{name}"
+
+
 PG_TABLE = """
 CREATE EXTENSION IF NOT EXISTS vector;
 CREATE TYPE mood AS ENUM ('fine', 'odd');

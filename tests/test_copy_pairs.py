@@ -19,6 +19,8 @@ from copying import (
     files,
     fill_chroma_folder,
     fill_lance,
+    fill_milvus_lite,
+    fill_milvus_server,
     fill_parquet,
     fill_postgres,
     fill_qdrant_folder,
@@ -28,7 +30,7 @@ from whimbrel.stores.foreign.base import IdKind
 from whimbrel.stores.foreign.values import differences
 from whimbrel.stores.metrics import Metric
 
-KINDS = ("lancedb", "parquet", "chroma", "server", "postgresql", "qdrant")
+KINDS = ("lancedb", "parquet", "chroma", "server", "postgresql", "qdrant", "milvus", "milvus server")
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +52,10 @@ def place(kind: str, name: str, request: pytest.FixtureRequest, tmp_path: Path) 
         return at(request.getfixturevalue("fresh_postgres"), name)
     if kind == "server":
         return f"{request.getfixturevalue('server').uri}/{name}"
+    if kind == "milvus server":
+        return f"{request.getfixturevalue('milvus_server').uri}/{name}"
+    if kind == "milvus":
+        return f"milvus:{tmp_path}/milvus.db/{name}"
     return f"{kind}:{tmp_path / kind}/{name}"
 
 
@@ -57,8 +63,11 @@ def fill(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> str:
     folder = tmp_path / "foreign"
     if kind == "postgresql":
         return fill_postgres(request.getfixturevalue("second_postgres"))
+    if kind == "milvus server":
+        return fill_milvus_server(request.getfixturevalue("milvus_server"))
     fills = {
-        "lancedb": fill_lance, "parquet": fill_parquet, "chroma": fill_chroma_folder, "qdrant": fill_qdrant_folder
+        "lancedb": fill_lance, "parquet": fill_parquet, "chroma": fill_chroma_folder, "qdrant": fill_qdrant_folder,
+        "milvus": fill_milvus_lite,
     }  # fmt: skip
     return fills[kind](folder)
 
@@ -73,15 +82,15 @@ async def test_there_on_and_back_is_the_same(
     table, rows = await copies.read(source)
     metric = table.metric or Metric.COSINE
     chosen = {} if table.metric else {"metric": metric}
-    name = f"copied_{origin}_{by}"
+    name, returned = (f"{way}_{origin}_{by}".replace(" ", "_") for way in ("copied", "back"))
     first = await copies.one(source, place(by, name, request, tmp_path), chosen=_chosen(chosen))
     assert first.holds
     assert (first.rows, first.written, first.rejected) == (300, 300, 0)
     onward = await copies.one(place(by, name, request, tmp_path), f"parquet:{tmp_path}/onward/notes")
-    back = await copies.one(f"parquet:{tmp_path}/onward/notes", place(origin, "back", request, tmp_path))
+    back = await copies.one(f"parquet:{tmp_path}/onward/notes", place(origin, returned, request, tmp_path))
     assert onward.holds
     assert back.holds
-    told, found = await copies.read(place(origin, "back", request, tmp_path))
+    told, found = await copies.read(place(origin, returned, request, tmp_path))
     assert told.ids is table.ids
     assert told.metric == metric
     assert told.has_text == table.has_text

@@ -115,6 +115,19 @@ def states(home: Whimbrel) -> dict[int, ViewState]:
     return {row.id: row.view.state for row in home.views("default") if row.view.kind == "store"}
 
 
+@pytest.mark.parametrize("kind", ["lite", "server"])
+def test_a_collection_moves_to_milvus_and_back(home: Whimbrel, kind: str, request: pytest.FixtureRequest) -> None:
+    uri = "milvus:there.db" if kind == "lite" else request.getfixturevalue("milvus_server").uri
+    for to in (uri, "lancedb:back"):
+        assert moved(home, to).state is MoveState.READY
+        assert switched(home, home.move("default")).state is MoveState.SWITCHED
+        assert live(home)["uri"] == to
+        add(home, f"later in {to[:6]}", 3)
+        assert all(finds(home, "birds", number, mode="dense") for number in range(0, NOTES, 7))
+        assert finds(home, f"later in {to[:6]}", 2, mode="dense")
+        assert home.finalise_move(home.move("default")).state is MoveState.FINALISED
+
+
 def test_a_collection_moves_goes_back_and_moves_again(home: Whimbrel, toy: Toy) -> None:
     before = home.search("note 7 of the birds").hits
     paid = len(toy.given)

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from chroma_server import ChromaServer
+from milvus_server import MilvusServer
 from own_postgres import own_postgres
 
 pytestmark = pytest.mark.timeout(300)
@@ -32,7 +33,11 @@ def ran(name: str, folder: Path, **yours: str) -> str:
     script = example(name)
     assert {one for one, _ in YOURS.findall(script)} == set(yours), "which lines are marked as yours"
     script = YOURS.sub(lambda line: f"export {line[1]}={yours[line[1]]}", script)
-    kept = {key: value for key, value in os.environ.items() if not key.startswith(("WHIMBREL", "CHROMA", "DATABASE"))}
+    kept = {
+        key: value
+        for key, value in os.environ.items()
+        if not key.startswith(("WHIMBREL", "CHROMA", "DATABASE", "MILVUS"))
+    }
     environment = {**kept, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "HOME": str(folder)}
     done = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", script],
@@ -68,6 +73,15 @@ def test_from_a_folder_of_chroma_to_its_server(tmp_path: Path, notes: str) -> No
     assert "is ready" in printed
     assert "To back up number" in printed
     assert re.search(r"store\s+live .*chroma\+http|chroma\+http.*live", printed), printed
+    assert "retired" in printed
+
+
+def test_from_a_milvus_server_to_chroma(tmp_path: Path, notes: str, milvus_server: MilvusServer) -> None:
+    printed = ran("milvus", tmp_path, DOCUMENTS=notes, MILVUS=milvus_server.uri)
+    assert "equal (missing 0, extra 0, different 0)" in printed
+    assert "is ready" in printed
+    assert "To back up number" in printed
+    assert re.search(r"store\s+live .*chroma:|chroma:.*live", printed), printed
     assert "retired" in printed
 
 

@@ -16,7 +16,7 @@ from bench.figures import Figure, clock, median, note
 from bench.stores.rows import SITES, YEAR, Rows, make_rows
 from bench.stores.sides import Database, Ours, Side
 
-DATABASES = ("lancedb", "postgres", "chroma", "chroma_folder", "qdrant_folder")
+DATABASES = ("lancedb", "postgres", "chroma", "chroma_folder", "qdrant_folder", "milvus", "milvus_lite")
 """One file each here: `database(folder)` gives both sides of it."""
 
 FEWER = {"qdrant_folder": 10_000}

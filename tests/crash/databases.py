@@ -14,19 +14,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from chroma_server import ChromaServer
+from milvus_server import MilvusServer, milvus_python, own_milvus
 from own_postgres import OwnPostgres, own_postgres
 
-NAMES = ("lancedb", "postgres", "chroma folder", "chroma server", "qdrant folder")
-FOLDERS = {"lancedb": "lancedb:", "chroma folder": "chroma:", "qdrant folder": "qdrant:"}
-SERVERS = ("postgres", "chroma server")
+_MILVUS = ("milvus server",) if milvus_python() else ()
+NAMES = ("lancedb", "postgres", "chroma folder", "chroma server", "qdrant folder", "milvus lite", *_MILVUS)
+SERVERS = ("postgres", "chroma server", *_MILVUS)
+FOLDERS = {"lancedb": "lancedb:", "chroma folder": "chroma:", "qdrant folder": "qdrant:", "milvus lite": "milvus:"}
 _VIEW = re.compile(r"c\d+-v\d+-[0-9a-f]{6}")
+_IN_MILVUS = re.compile(r"^v_(c\d+)_(v\d+)_([0-9a-f]{6})_[0-9a-f]+$")
 _TABLES = "SELECT tablename FROM pg_tables WHERE schemaname = 'whimbrel'"
 
 
 @dataclass(slots=True)
 class Databases:
     home: Path
-    servers: Mapping[str, OwnPostgres | ChromaServer]
+    servers: Mapping[str, OwnPostgres | ChromaServer | MilvusServer]
     kills: int = 0
     due: dict[str, float] = field(default_factory=dict)
     """Servers that were killed, and when they come back."""
@@ -62,8 +65,9 @@ class Databases:
         """The names of the views whose data, or part of it, lies in any of them."""
         found = {path.name for path in (self.home / "views").glob("*")}
         for server in self.servers.values():
-            found |= _tables(server) if isinstance(server, OwnPostgres) else _collections(server)
+            found |= _held(server)
         found |= self._in_folder() | {path.name for path in (self.home / "qdrant" / "collection").glob("*")}
+        found |= {_named(path.name) for path in (self.home / "milvus.db" / "collections").glob("*")}
         return {match.group() for match in map(_VIEW.search, found) if match}
 
     def _in_folder(self) -> set[str]:
@@ -76,6 +80,27 @@ class Databases:
         stray = {path.name for path in folder.iterdir() if path.is_dir()} - segments
         assert not stray, f"index folders of no collection: {stray}"
         return names
+
+
+def _held(server: OwnPostgres | ChromaServer | MilvusServer) -> set[str]:
+    if isinstance(server, OwnPostgres):
+        return _tables(server)
+    return _collections(server) if isinstance(server, ChromaServer) else _in_milvus(server)
+
+
+def _in_milvus(server: MilvusServer) -> set[str]:
+    import pymilvus
+
+    client = pymilvus.MilvusClient(server.url, dedicated=True)
+    try:
+        return set(map(_named, client.list_collections()))
+    finally:
+        client.close()
+
+
+def _named(collection: str) -> str:
+    """The view's name, of which that of its collection in Milvus was made."""
+    return _IN_MILVUS.sub(r"\1-\2-\3", collection)
 
 
 def _tables(server: OwnPostgres) -> set[str]:
@@ -94,13 +119,15 @@ def _collections(server: ChromaServer) -> set[str]:
 def databases(folder: Path, home: Path, servers: Sequence[str] = SERVERS) -> Iterator[Databases]:
     """`servers`: those that are started."""
     with ExitStack() as stack:
-        running: dict[str, OwnPostgres | ChromaServer] = {}
+        running: dict[str, OwnPostgres | ChromaServer | MilvusServer] = {}
         if "postgres" in servers:
             running["postgres"] = stack.enter_context(own_postgres())
         if "chroma server" in servers:
             chroma = running["chroma server"] = ChromaServer(folder / "chroma-server")
             chroma.start()
             stack.callback(chroma.kill)
+        if "milvus server" in servers:
+            running["milvus server"] = stack.enter_context(own_milvus())
         made = Databases(home, running)
         stack.callback(made.revive, at_once=True)  # first of all at the end: Postgres stops in order
         yield made

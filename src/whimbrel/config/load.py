@@ -28,6 +28,7 @@ PROFILES: Mapping[str, Mapping[str, str]] = {
 FOREIGN_VARIABLES: Mapping[str, str] = {
     "DATABASE_URL": "catalog",
     "CHROMADB_HOST": "store",
+    "MILVUS_URI": "store",
     "CHROMADB_CONNECTION_TIMEOUT": "stores.connect_timeout_s",
     "CHROMADB_MAX_CONNECTIONS": "stores.max_connections",
     "QDRANT_URL": "store",
@@ -39,7 +40,7 @@ FOREIGN_VARIABLES: Mapping[str, str] = {
 `QDRANT_URL` goes before `QDRANT_HOST`, which makes a URI with `QDRANT_PORT` (6333), with TLS where there is a
 `QDRANT_API_KEY`; `MAX_CONCURRENT_QDRANT` counts only beside one of them.
 `CHROMADB_HOST` makes a URI with `CHROMADB_PORT` (8000, or 443 with TLS) and `CHROMADB_SSL`; the other two count only
-beside it."""
+beside it. `MILVUS_URI` is `http://HOST:PORT` or a file that ends in `.db`, as pymilvus takes it."""
 
 RESERVED_VARIABLES = frozenset({"WHIMBREL_CONFIG"})
 """Read by the loader itself; no setting."""
@@ -154,6 +155,9 @@ def _from_others(variables: Mapping[str, str], taken: Collection[str]) -> dict[s
     elif not known["CHROMADB_HOST"]:
         known |= dict.fromkeys(("CHROMADB_CONNECTION_TIMEOUT", "CHROMADB_MAX_CONNECTIONS"), "")
     known |= _qdrant(variables, known, "store" not in taken)
+    if known["MILVUS_URI"]:
+        taken_by_others = known["CHROMADB_HOST"] or known["QDRANT_URL"] or known["QDRANT_HOST"]
+        known["MILVUS_URI"] = "" if taken_by_others else _milvus(known["MILVUS_URI"])
     given = {key: Given(known[name], name, shown=False) for name, key in FOREIGN_VARIABLES.items() if known[name]}
     return {key: value for key, value in given.items() if key not in taken}
 
@@ -200,6 +204,13 @@ def _qdrant_url(url: str, name: str) -> str:
             "For example `https://host:6333`. If it is not meant for us: set WHIMBREL_STORE.",
         )
     return f"qdrant+{url}"
+
+
+def _milvus(uri: str) -> str:
+    """The store that `MILVUS_URI` names; empty where it names none."""
+    if re.match(r"https?://", uri, re.IGNORECASE):
+        return f"milvus+{uri}"
+    return f"milvus:{uri}" if uri.endswith(".db") else ""
 
 
 def _profile(named: Given, own: Mapping[str, Callable[[], dict[str, Given]]]) -> dict[str, Given]:

@@ -113,7 +113,7 @@ SECRET_NAME = "pass|secret|token|key|credential|auth|sig"
 ADOPTED = "adopted:"
 """Before the URI of a database that another program made, where a view serves from it: it is never written to."""
 
-_TOKEN = re.compile(r"(?P<scheme>(?:chroma|qdrant)\+https?://)[^/?]*@", re.IGNORECASE)
+_TOKEN = re.compile(r"(?P<scheme>(?:chroma|qdrant|milvus)\+https?://)[^/?]*@", re.IGNORECASE)
 _PASSWORD = re.compile(r"(?P<user>[a-z][a-z0-9+.-]*:/*[^:/@\s]*:).*@", re.IGNORECASE | re.DOTALL)
 _PARAMETER = re.compile(r"(?P<name>[?&;][^=&;\s]*(?:" + SECRET_NAME + r")[^=&;\s]*=)[^&;\s]*", re.IGNORECASE)
 
@@ -122,7 +122,7 @@ def mask_url(url: str) -> str:
     """`url` with its password, and query parameters that are named like secrets, replaced by `***`.
 
     Greedy to the last `@`, because passwords with an unescaped `@` or `/` are common: rather too much than too little.
-    The user alone of a Chroma or Qdrant server is a token.
+    The user alone of a Chroma, Milvus or Qdrant server is a token.
     """
     if url.startswith(ADOPTED):
         return f"{ADOPTED}{mask_url(url.removeprefix(ADOPTED))}"
@@ -143,14 +143,14 @@ def canonical_store(uri: str) -> str:
 def without_credentials(uri: str) -> str:
     """A store's URI as the catalog keeps it: no password, no token, no parameter named like a secret.
 
-    The user of a Postgres stays: it is part of where; that of a Chroma or Qdrant server is a token.
+    The user of a Postgres stays: it is part of where; that of a Chroma, Milvus or Qdrant server is a token.
     """
     scheme, colon, rest = canonical_store(uri).partition(":")
     if rest.startswith("//"):
         authority = re.split(r"[/?]", rest[2:], maxsplit=1)[0]
         user, at, host = authority.rpartition("@")
         if at:
-            kept = "" if scheme.startswith(("chroma+", "qdrant+")) else user.partition(":")[0]
+            kept = "" if scheme.startswith(("chroma+", "milvus+", "qdrant+")) else user.partition(":")[0]
             rest = f"//{kept}@{host}{rest[2 + len(authority) :]}" if kept else f"//{host}{rest[2 + len(authority) :]}"
         path, mark, query = rest.partition("?")
         parameters = [one for one in query.split("&") if not re.search(SECRET_NAME, one.partition("=")[0], re.I)]

@@ -9,6 +9,8 @@
 | `chroma+http://HOST:PORT`, `chroma+https://…` | a Chroma server |
 | `qdrant:PATH` | a folder of Qdrant's local mode, opened by one process |
 | `qdrant+http://HOST:PORT`, `qdrant+https://…` | a Qdrant server |
+| `milvus:PATH.db` | Milvus Lite, opened by one process |
+| `milvus+http://HOST:PORT`, `milvus+https://…` | a Milvus server |
 
 Other packages add schemes by entry points of the group `whimbrel.stores`: its name is the scheme, what it names an
 `Opener`. Each adapter is imported by its own branch, so that what is not used costs nothing.
@@ -130,6 +132,9 @@ _BUILT_IN = {
     "qdrant": "whimbrel.stores.qdrant:QdrantStore",
     "qdrant+http": "whimbrel.stores.qdrant:QdrantStore",
     "qdrant+https": "whimbrel.stores.qdrant:QdrantStore",
+    "milvus": "whimbrel.stores.milvus:MilvusStore",
+    "milvus+http": "whimbrel.stores.milvus:MilvusStore",
+    "milvus+https": "whimbrel.stores.milvus:MilvusStore",
 }
 """Openers by scheme, as entry points name them."""
 
@@ -142,4 +147,7 @@ _EXAMPLES = {
     "qdrant": "vectors",
     "qdrant+http": "//localhost:6333",
     "qdrant+https": "//qdrant.example.org:6333",
+    "milvus": "vectors.db",
+    "milvus+http": "//localhost:19530",
+    "milvus+https": "//milvus.example.org",
 }

@@ -6,6 +6,7 @@
     chroma:PATH/COLLECTION      chroma+http://HOST:PORT/COLLECTION?tenant=...&database=...
     qdrant:PATH/COLLECTION      qdrant+http://HOST:PORT/COLLECTION?grpc=1
     postgresql://USER@HOST/DATABASE/COLLECTION?schema=...
+    milvus:PATH.db/COLLECTION   milvus+http://HOST:PORT/COLLECTION?database=...
 
 The last segment of the path, before any `?`, is the collection; `*` is all of them. Of a Qdrant server, one that is not
 said is taken from `QDRANT_COLLECTION_NAME`. Each database is imported by its
@@ -28,7 +29,7 @@ from whimbrel.stores.resolve import parse_uri
 ALL = "*"
 EXAMPLES = (
     "`lancedb:PATH/NAME`, `parquet:DIR/NAME`, `chroma:PATH/NAME`, `qdrant:PATH/NAME`, `qdrant+http://HOST/NAME`, "
-    "`postgresql://HOST/DB/NAME`"
+    "`milvus:PATH.db/NAME`, `milvus+http://HOST/NAME`, `postgresql://HOST/DB/NAME`"
 )
 
 
@@ -47,7 +48,10 @@ class Address:
 
     @property
     def is_folder(self) -> bool:
-        return self.scheme in ("lancedb", "parquet", "chroma", "llamaindex", "qdrant") and "://" not in self.place
+        return (
+            self.scheme in ("lancedb", "parquet", "chroma", "llamaindex", "qdrant", "milvus")
+            and "://" not in self.place
+        )
 
     def folder(self, base: Path) -> Path:
         return base / Path(self.place.partition(":")[2]).expanduser()
@@ -104,6 +108,10 @@ def open_database(address: Address, *, base: Path, scratch: Path | None, reach: 
             from whimbrel.stores.foreign import qdrant
 
             return qdrant.opener(rest, base, scheme=address.scheme, scratch=scratch, reach=reach)
+        case "milvus" | "milvus+http" | "milvus+https":
+            from whimbrel.stores.foreign import milvus
+
+            return milvus.opener(rest, base, scheme=address.scheme, scratch=scratch, reach=reach)
         case "postgresql":
             from whimbrel.stores.postgres.address import import_psycopg
 

@@ -1,0 +1,3 @@
+from whimbrel.stores.milvus.store import MilvusStore
+
+__all__ = ["MilvusStore"]

@@ -1,0 +1,43 @@
+"""Milvus passes the suite that every store passes: Milvus Lite, and behind a server with a database for each place."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import count
+from pathlib import Path
+
+import pytest
+
+from milvus_server import MilvusServer
+from whimbrel.testing import Place, StoreConformance
+
+pymilvus = pytest.importorskip("pymilvus")
+pytestmark = pytest.mark.slow
+
+
+class TestMilvusLite(StoreConformance):
+    name = "Milvus Lite"
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def new_place(cls, tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Place]:
+        pytest.importorskip("milvus_lite")
+        return lambda: Place("milvus:views.db", tmp_path_factory.mktemp("milvus"))
+
+
+class TestMilvusServer(StoreConformance):
+    name = "Milvus server"
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def new_place(cls, milvus_server: MilvusServer) -> Callable[[], Place]:
+        numbers = count()
+
+        def make() -> Place:
+            name = f"place{next(numbers)}"
+            client = pymilvus.MilvusClient(milvus_server.url, dedicated=True)
+            client.create_database(name)
+            client.close()
+            return Place(f"{milvus_server.uri}?database={name}", Path())
+
+        return make
