@@ -6,11 +6,13 @@ Whimbrel needs. It exists for few platforms; elsewhere the tests of a server are
 
 from __future__ import annotations
 
+import ctypes
 import os
 import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 import urllib.request
@@ -94,6 +96,7 @@ class MilvusServer:
                 stderr=log,
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,
+                preexec_fn=_die_with_us if sys.platform == "linux" else None,
                 env={**os.environ, **environment},
             )
         deadline = time.monotonic() + 120
@@ -140,6 +143,11 @@ class MilvusServer:
             yield
         finally:
             os.killpg(self._process.pid, signal.SIGCONT)
+
+
+def _die_with_us() -> None:
+    """Also where the tests are killed, and end nothing themselves."""
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
 
 
 @contextmanager

@@ -37,6 +37,8 @@ ORDERS = (
     *("start_char_idx", "seq", "seq_num", "sequence", "position", "index", "idx", "part", "_split_id"),
 )
 PAGES = ("page", "page_number", "page_label", "page_no", "page_num")
+OBJECTS = ("metadata", "meta")
+"""Of LangChain and Haystack, where a database can hold objects."""
 _SHARE = 0.5
 """Of the rows of a sample that must have a field for it to be taken."""
 _PLACES_SHARE = 0.1
@@ -202,13 +204,25 @@ def at(metadata: Mapping[str, Any], field: str) -> Any:
     value: Any = metadata
     for key in field.split("."):
         if not isinstance(value, Mapping) or key not in value:
-            return None
+            outer, _, inner = field.partition(".")
+            return metadata.get(inner) if outer in OBJECTS and outer not in metadata else None  # it was unfolded
         value = value[key]
     return value
 
 
 def unfolded(metadata: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The metadata with what LlamaIndex has put into one field as JSON: the node's text, its metadata, its document."""
+    """The metadata without the objects that programs put around it: LlamaIndex a node as JSON, with its text, its
+    metadata and its document; LangChain and Haystack an object `metadata` or `meta`, whose keys become the row's unless
+    the row has one of them already."""
+    found = dict(_without_node(metadata))
+    for name in OBJECTS:
+        inner = found.get(name)
+        if isinstance(inner, Mapping) and not set(inner) & (set(found) - {name}):
+            found = {**{key: value for key, value in found.items() if key != name}, **inner}
+    return found
+
+
+def _without_node(metadata: Mapping[str, Any]) -> Mapping[str, Any]:
     node = metadata.get(NODE)
     if isinstance(node, str):
         try:
