@@ -67,7 +67,8 @@ docs: $(DEV) ## Build the documentation as a site in site/.
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 stores: $(DEV) $(MILVUS) ## Run the suite of stores, and write the table of what each does into docs/.
-	$(BIN)/python -m pytest -p whimbrel.testing.table --store-table docs/stores/behaviour.md tests/test_store_*.py
+	$(BIN)/python -m pytest -p whimbrel.testing.table --store-table docs/stores/behaviour.md -m "soak or not soak" \
+		tests/test_store_*.py
 
 lock: ## For maintainers: resolve all lock files anew (needs uv; `UV=path`). Upgrades nothing that still fits.
 	$(LOCK) --extra all --group build pyproject.toml -o requirements.lock

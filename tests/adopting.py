@@ -104,6 +104,31 @@ def fill_qdrant(folder: Path, table: Table, name: str = "log") -> str:
     return f"qdrant:{folder}/{name}"
 
 
+def fill_milvus(folder: Path, table: Table, name: str = "log") -> str:
+    """As LangChain does it: dynamic fields."""
+    import milvus_lite
+
+    kinds, field = milvus_lite.DataType, milvus_lite.FieldSchema
+    folder.mkdir(parents=True, exist_ok=True)
+    with milvus_lite.MilvusLite(str(folder / "their.db")) as database:
+        columns = [
+            field("pk", kinds.VARCHAR, is_primary=True, max_length=100),
+            field("vector", kinds.FLOAT_VECTOR, dim=table.vectors.shape[1]),
+        ]
+        made = database.create_collection(name, milvus_lite.CollectionSchema(columns, enable_dynamic_field=True))
+        made.create_index("vector", {"index_type": "FLAT", "metric_type": "COSINE", "params": {}})
+        made.load()
+        rows = zip(table.ids, table.texts, table.vectors, table.metadata, strict=True)
+        made.insert(
+            [
+                {"pk": str(id_), "vector": vector.tolist(), **({"text": text} if text is not None else {}), **one}
+                for id_, text, vector, one in rows
+            ]
+        )
+        made.flush()
+    return f"milvus:{folder / 'their.db'}/{name}"
+
+
 def fill_postgres(url: str, table: Table, name: str = "log") -> str:
     with psycopg.connect(libpq(url), autocommit=True) as connection:
         connection.execute("CREATE EXTENSION IF NOT EXISTS vector")

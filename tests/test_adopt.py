@@ -18,7 +18,18 @@ import numpy as np
 import pytest
 from sqlalchemy import select
 
-from adopting import D, Table, fill_chroma, fill_lance, fill_parquet, fill_postgres, fill_qdrant, sightings, text_of
+from adopting import (
+    D,
+    Table,
+    fill_chroma,
+    fill_lance,
+    fill_milvus,
+    fill_parquet,
+    fill_postgres,
+    fill_qdrant,
+    sightings,
+    text_of,
+)
 from commands import Shell
 from copying import files
 from running import DEADLINE_S, Toy, until
@@ -51,14 +62,14 @@ def home(tmp_path: Path, toy: Toy) -> Iterator[Whimbrel]:
         yield whimbrel
 
 
-@pytest.fixture(params=["lancedb", "parquet", "chroma", "qdrant", "postgres"])
+@pytest.fixture(params=["lancedb", "parquet", "chroma", "qdrant", "milvus", "postgres"])
 def fill(request: pytest.FixtureRequest, tmp_path: Path) -> Fill:
     kind = request.param
     if kind == "postgres":
         url = str(request.getfixturevalue("fresh_postgres"))
         return lambda table: fill_postgres(url, table)
     fillers = {"lancedb": fill_lance, "parquet": fill_parquet, "chroma": fill_chroma, "qdrant": fill_qdrant}
-    filler = fillers[kind]
+    filler = (fillers | {"milvus": fill_milvus})[kind]
     return lambda table: filler(tmp_path / "theirs", table)
 
 

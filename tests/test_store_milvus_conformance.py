@@ -10,6 +10,9 @@ import pytest
 
 from milvus_server import MilvusServer
 from whimbrel.testing import Place, StoreConformance
+from whimbrel.testing.base import StoreSuite
+from whimbrel.testing.searching import Searching
+from whimbrel.testing.surviving import Surviving
 
 pymilvus = pytest.importorskip("pymilvus")
 pytestmark = pytest.mark.slow
@@ -25,7 +28,7 @@ class TestMilvusLite(StoreConformance):
         return lambda: Place("milvus:views.db", tmp_path_factory.mktemp("milvus"))
 
 
-class TestMilvusServer(StoreConformance):
+class Server(StoreSuite):
     name = "Milvus server"
 
     @pytest.fixture(scope="class")
@@ -41,3 +44,12 @@ class TestMilvusServer(StoreConformance):
             return Place(f"{milvus_server.uri}?database={name}", Path())
 
         return make
+
+
+class TestMilvusServerSearching(Server, Searching, Surviving):
+    """A server takes seconds to make each collection: of the suite, what is its own."""
+
+
+@pytest.mark.soak
+class TestMilvusServer(Server, StoreConformance):
+    """All of it."""

@@ -13,6 +13,8 @@ pytest.importorskip("qdrant_client")
 
 from qdrant_server import QdrantServer
 from whimbrel.testing import Place, StoreConformance
+from whimbrel.testing.base import StoreSuite
+from whimbrel.testing.rows import Rows
 
 # Local mode compares every row with every filter in Python, and has no limit of rows: few are enough.
 
@@ -30,7 +32,7 @@ class TestQdrantFolder(StoreConformance):
         return lambda: Place("qdrant:views", tmp_path_factory.mktemp("qdrant"))
 
 
-class TestQdrantApi(StoreConformance):
+class Api(StoreSuite):
     name = "Qdrant API (stand-in)"
     selective_rows = 2_000
     batch_rows = 3_000
@@ -48,3 +50,12 @@ class TestQdrantApi(StoreConformance):
     def new_place(cls, server: QdrantServer) -> Callable[[], Place]:
         numbers = count()
         return lambda: Place(f"{server.uri}/place{next(numbers)}", Path())
+
+
+class TestQdrantApiRows(Api, Rows):
+    """What goes to a server and comes back."""
+
+
+@pytest.mark.soak
+class TestQdrantApi(Api, StoreConformance):
+    """All of it: behind the stand-in is local mode once more."""

@@ -93,6 +93,11 @@ class MilvusDatabase(Database):
         opened = self._opened
         return await asyncio.to_thread(lambda: work(opened))
 
+    @property
+    def local(self) -> bool:
+        """Once it has been asked for anything."""
+        return self._opened is not None and self._opened.local
+
     async def close(self) -> None:
         opened, self._opened = self._opened, None
         if opened is not None:
@@ -130,6 +135,10 @@ class MilvusSource(Source):
             keys = [layout.key_of(one) for one in ids[start : start + _READ_ROWS]]
             parts += await self._database.do(lambda milvus, keys=keys: milvus.rows(layout.shape, keys))  # type: ignore[misc]
         return layout.fetched(parts)
+
+    @property
+    def indexed(self) -> bool:
+        return not self._database.local  # comparing what one holds is as quick, and leaves the file to its program
 
     async def nearest(
         self, vector: npt.NDArray[np.float32], k: int, among: Sequence[Id] | None = None

@@ -81,6 +81,11 @@ class Made:
 
 
 class Collections(ABC):
+    """What both say, and do."""
+
+    local: bool = False
+    """A file of this machine, which one program may have open."""
+
     @abstractmethod
     def names(self) -> list[str]: ...
 
@@ -266,6 +271,8 @@ class ServerCollections(Collections):
 
 
 class LiteCollections(Collections):
+    local = True
+
     def __init__(self, path: Path) -> None:
         self._path = path
         self._folder: Folder | None = None

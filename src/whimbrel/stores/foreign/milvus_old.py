@@ -36,6 +36,8 @@ def is_old(path: Path) -> bool:
 class OldCollections(Collections):
     """To be read only."""
 
+    local = True
+
     def __init__(self, path: Path) -> None:
         self._path = path
 
