@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 
+from sqlalchemy import Connection
+
 from whimbrel.catalog import collections, compatible, moves, vectors
 from whimbrel.catalog.collections import ViewRow
 from whimbrel.catalog.compatible import Compatible, CompatibleState
-from whimbrel.domain import Space
+from whimbrel.domain import Space, ViewKind
 from whimbrel.errors import Conflict, MoveNotFound, WhimbrelError
 from whimbrel.ingest.chunk import Chunking, check_readable
 from whimbrel.models.embedders.base import Embedder
@@ -47,7 +49,7 @@ class CompatibleSpaces(Moves):
     def compatible(self, collection: str) -> Compatible | None:
         """The last declaration about a collection's space; None where there never was one."""
         with self.catalog.read() as connection:
-            store, _ = collections.live_views(connection, collections.find(connection, collection))
+            store = _store_view(connection, collection)
             if store is None or store.view.space_id is None:
                 return None
             return compatible.latest(connection, store.view.space_id)
@@ -78,7 +80,7 @@ class CompatibleSpaces(Moves):
     def _served(self, collection: str) -> tuple[ViewRow, Space, str, str]:
         """The live store view, its space, the embedder that made it, and how it is cut."""
         with self.catalog.read() as connection:
-            store, _ = collections.live_views(connection, collections.find(connection, collection))
+            store = _store_view(connection, collection)
             if store is None or store.view.space_id is None:
                 raise Conflict(
                     f"The collection {collection!r} has no live view yet: it is being built. Nothing was changed.",
@@ -121,3 +123,13 @@ class CompatibleSpaces(Moves):
         if known is not None:
             known.look_again()
         self._wake()
+
+
+def _store_view(connection: Connection, collection: str) -> ViewRow | None:
+    """The live store view; else the one that is being built: of an imported collection whose model is not here, it
+    stands still until another is declared."""
+    found = collections.find(connection, collection)
+    store, _ = collections.live_views(connection, found)
+    if store is not None:
+        return store
+    return next((row for row in collections.views(connection, found.id) if row.view.kind is ViewKind.STORE), None)
