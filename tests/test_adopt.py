@@ -364,6 +364,7 @@ def test_llamaindex_nodes_are_unfolded(home: Whimbrel, tmp_path: Path) -> None:
         "document": "ref_doc_id",
         "order": "start_char_idx",
         "page": "",
+        "pages_from": 1,
         "guessed": [],
     }
     assert best(home, 13, mode="dense") == text_of(13)
@@ -554,6 +555,68 @@ def test_several_vectors_and_none_named(home: Whimbrel, tmp_path: Path) -> None:
     assert "--vector-field" in refused.value.hint
     assert "one, two" in refused.value.hint
     assert home.adopt(uri, "birds", vector_field="two")["adopted"] == 60
+
+
+def test_several_vectors_of_qdrant_and_none_named(home: Whimbrel, tmp_path: Path) -> None:
+    from qdrant_client import QdrantClient, models
+
+    rows = sightings(5)
+    one = models.VectorParams(size=D, distance=models.Distance.COSINE)
+    parts = models.VectorParams(
+        size=D,
+        distance=models.Distance.COSINE,
+        multivector_config=models.MultiVectorConfig(comparator=models.MultiVectorComparator.MAX_SIM),
+    )
+    client = QdrantClient(path=str(tmp_path / "q"))
+    client.create_collection("two", {"title": one, "body": one})
+    client.create_collection("hybrid", {"": one}, sparse_vectors_config={"words": models.SparseVectorParams()})
+    client.create_collection("parts", {"pages": parts})
+    sparse = models.SparseVector(indices=[1], values=[0.5])
+    for row, vector in enumerate(rows.vectors.tolist()):
+        payload = {"text": rows.texts[row]}
+        named = models.PointStruct(id=row, vector={"title": vector, "body": vector}, payload=payload)
+        client.upsert("two", [named])
+        client.upsert("hybrid", [models.PointStruct(id=row, vector={"": vector, "words": sparse}, payload=payload)])
+        client.upsert("parts", [models.PointStruct(id=row, vector={"pages": [vector, vector]}, payload=payload)])
+    client.close()
+    with pytest.raises(BadInput, match="several vectors: 'body', 'title'") as refused:
+        home.adopt(f"qdrant:{tmp_path}/q/two", "birds")
+    assert "--vector-field" in refused.value.hint
+    with pytest.raises(BadInput, match=r"only 'pages' \(multi\)") as refused:
+        home.adopt(f"qdrant:{tmp_path}/q/parts", "birds")
+    assert "whimbrel copy" in refused.value.hint
+    assert not home.collections()
+    told = home.adopt(f"qdrant:{tmp_path}/q/hybrid", "birds")
+    assert (told["adopted"], told["notes"]) == (5, ["the vectors 'words' are left out"])
+    assert home.adopt(f"qdrant:{tmp_path}/q/two", "titles", vector_field="title")["adopted"] == 5
+    found = {one["name"]: one["vectors"] for one in home.inspect(f"qdrant:{tmp_path}/q")["collections"]}
+    assert [(vector["name"], vector["kind"], vector["dimensions"]) for vector in found["two"]] == [
+        ("body", "dense", D),
+        ("title", "dense", D),
+    ]
+    assert [(vector["name"], vector["kind"]) for vector in found["parts"]] == [("pages", "multi")]
+    assert [vector["kind"] for vector in found["hybrid"]] == ["dense", "sparse"]
+
+
+def test_a_named_text_that_is_no_text(home: Whimbrel, tmp_path: Path) -> None:
+    uri = fill_qdrant(tmp_path / "theirs", sightings())
+    with pytest.raises(BadInput, match="has a text under 'year'"):
+        home.adopt(uri, "birds", text_field="year")
+    uri = fill_lance(tmp_path / "lance", sightings())
+    with pytest.raises(BadInput, match=r"can be the text\. Nothing was adopted"):
+        home.adopt(uri, "birds", text_field="year")
+    assert not home.collections()
+
+
+def test_pages_from_0_and_words_that_are_no_places(home: Whimbrel, tmp_path: Path) -> None:
+    rows = sightings(10)
+    places = [{"source": f"{row // 5}", "page": row % 5, "position": "keeper", "chunk": row} for row in range(10)]
+    told = home.adopt(fill_chroma(tmp_path / "theirs", Table(rows.ids, rows.texts, rows.vectors, places)), "birds")
+    assert told["fields"]["pages_from"] == 0
+    (hit, *_) = home.search(text_of(7), "birds", mode="dense").hits
+    assert (hit.text, hit.page) == (text_of(7), 3)
+    assert hit.metadata == {"source": "1", "position": "keeper"}
+    assert len(home.documents("birds")) == 2
 
 
 def test_a_name_that_is_taken_and_a_place_that_is_not_there(home: Whimbrel, tmp_path: Path) -> None:

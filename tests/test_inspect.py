@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from adopting import D, Table, fill_chroma, fill_lance, fill_parquet, fill_postgres, sightings
+from adopting import D, Table, fill_chroma, fill_lance, fill_parquet, fill_postgres, fill_qdrant, sightings
 from commands import Shell
 from copying import chroma_client, files
 from whimbrel.app import Whimbrel
-from whimbrel.errors import AlreadyOwned, ConfigError, NotFound
+from whimbrel.errors import AlreadyOwned, ConfigError, NotFound, ViewDamaged
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -59,14 +59,32 @@ def test_a_collection_without_rows(home: Whimbrel, tmp_path: Path) -> None:
     assert (found["count"], found["fields"]) == (0, {})
 
 
-def test_what_is_not_there(home: Whimbrel, tmp_path: Path) -> None:
+def test_a_damaged_collection_beside_others(home: Whimbrel, tmp_path: Path) -> None:
+    fill_parquet(tmp_path / "theirs", sightings(5))
+    (tmp_path / "theirs" / "broken.parquet").write_bytes(b"PAR1 and nothing more")
+    broken, log = home.inspect(f"parquet:{tmp_path / 'theirs'}")["collections"]
+    assert "damaged" in broken["error"]
+    assert log["count"] == 5
+    uri = fill_qdrant(tmp_path / "q", sightings(5))
+    (tmp_path / "q" / "collection" / "log" / "storage.sqlite").unlink()
+    with pytest.raises(ViewDamaged, match="is not there"):
+        home.inspect(uri)
+
+
+def test_what_is_not_there(home: Whimbrel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(NotFound):
         home.inspect(f"lancedb:{tmp_path / 'nowhere'}")
     with pytest.raises(NotFound):
         home.inspect(f"chroma:{tmp_path / 'nowhere'}")
+    with pytest.raises(NotFound, match=r"nowhere\.db"):
+        home.inspect(f"milvus:{tmp_path / 'nowhere.db'}")
     fill_lance(tmp_path / "theirs", sightings(5))
     with pytest.raises(NotFound):
         home.inspect(f"lancedb:{tmp_path / 'theirs'}/nothing")
+    monkeypatch.chdir(tmp_path)
+    for uri in ("chroma:nowhere", "qdrant:nowhere", "lancedb:nowhere"):
+        with pytest.raises(NotFound, match="nothing at"):
+            home.inspect(uri)
     with pytest.raises(ConfigError, match="Did you mean"):
         home.inspect("lancedbb:somewhere")
 

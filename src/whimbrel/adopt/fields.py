@@ -36,6 +36,8 @@ ORDERS = (
     *("chunk_index", "chunk_number", "chunk_no", "chunk_id", "chunk", "split_id", "split_idx_start", "start_index"),
     *("start_char_idx", "seq", "seq_num", "sequence", "position", "index", "idx", "part", "_split_id"),
 )
+_WORDS = ("seq", "sequence", "position", "index", "idx", "part")
+"""Of these, names that other things have too."""
 PAGES = ("page", "page_number", "page_label", "page_no", "page_num")
 OBJECTS = ("metadata", "meta")
 """Of LangChain and Haystack, where a database can hold objects."""
@@ -72,6 +74,8 @@ class Fields:
     page: str = ""
     guessed: Sequence[str] = ()
     """Which of them nobody has told."""
+    pages_from: int = 1
+    """The number of a first page: LangChain's loaders count from 0, and citations from 1."""
 
     def as_dict(self) -> dict[str, Any]:
         return {**asdict(self), "guessed": list(self.guessed)}
@@ -90,14 +94,16 @@ class Fields:
             "order": self.order,
             "page": self.page,
         }
-        return [
+        said = [
             f"{what}: {field}{' (guessed)' if what in self.guessed else ''}" for what, field in named.items() if field
         ]
+        return [*said[:-1], f"{said[-1]}, from 0: shown from 1"] if self.page and not self.pages_from else said
 
-    @property
-    def placing(self) -> frozenset[str]:
-        """Fields that only say where a row stands in its document."""
-        return frozenset(filter(None, (self.order, self.page, *ORDERS)))
+    def is_place(self, key: str, value: Any) -> bool:
+        """Whether this only says where a row stands in its document. `position: "goalkeeper"` does not."""
+        if key in (self.order, self.page) or key in _WORDS:
+            return number(value) is not None
+        return key in ORDERS
 
 
 def guess(rows: Rows, wished: Wished, where: str) -> Fields:
@@ -122,6 +128,7 @@ def guess(rows: Rows, wished: Wished, where: str) -> Fields:
 
     text = _text(rows, metadata, wished.text, where, counts, guessed)
     uri = found("uri", wished.uri, URIS)
+    page = _numbered(metadata, PAGES, guessed, "page")
     title = found("title", wished.title, [name for name in TITLES if name not in (uri, text)])
     return Fields(
         text,
@@ -129,8 +136,9 @@ def guess(rows: Rows, wished: Wished, where: str) -> Fields:
         uri,
         found("document", wished.document, DOCUMENTS),
         _numbered(metadata, ORDERS, guessed, "order"),
-        _numbered(metadata, PAGES, guessed, "page"),
+        page,
         tuple(guessed),
+        pages_from=0 if page and any(number(at(one, page)) == 0 for one in metadata) else 1,
     )
 
 
@@ -142,7 +150,7 @@ def _text(
     counts: Counter[str],
     guessed: list[str],
 ) -> str:
-    if named and any(_has(one, named) for one in metadata):
+    if named and any(isinstance(at(one, named), str) and at(one, named).strip() for one in metadata):
         return named
     own = sum(bool(text and text.strip()) for text in rows.texts)
     if named and (named not in ("text", "document") or not own):

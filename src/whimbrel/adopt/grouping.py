@@ -142,7 +142,9 @@ def _row(
     named = _words(at(metadata, fields.document)) if fields.document else ""
     page = number(at(metadata, fields.page)) if fields.page else None
     order = number(at(metadata, fields.order)) if fields.order else None
-    kept, digest = _plain({key: value for key, value in metadata.items() if key not in fields.placing | {fields.text}})
+    kept, digest = _plain(
+        {key: value for key, value in metadata.items() if key != fields.text and not fields.is_place(key, value)}
+    )
     if fields.text == OWN and "text" in metadata and "text" not in kept:
         kept, digest = _plain({**kept, "text": metadata["text"]})
     return Row(
@@ -153,7 +155,7 @@ def _row(
         _words(at(metadata, fields.title)) if fields.title else "",
         named,
         math.nan if order is None and page is None else (order if order is not None else page or 0.0),
-        int(page) if page is not None and 0 <= page < 2**31 else None,
+        int(page) + 1 - fields.pages_from if page is not None and 0 <= page < 2**31 - 1 else None,
         kept,
         digest,
         vector,

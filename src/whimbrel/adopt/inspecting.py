@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from whimbrel.adopt.fields import unfolded
 from whimbrel.config import mask_url
-from whimbrel.errors import BadInput, ConfigError, NotFound
+from whimbrel.errors import BadInput, ConfigError, NotFound, ViewDamaged
 from whimbrel.stores.base import Reach
 from whimbrel.stores.foreign import resolve
-from whimbrel.stores.foreign.base import Chosen, Database, Source, Table
+from whimbrel.stores.foreign.base import Chosen, Database, Source, Table, VectorKind
 from whimbrel.stores.foreign.resolve import Address, open_database
 
 SAMPLED = 200
@@ -66,14 +65,21 @@ async def _names(database: Database, whole: Address, uri: str, base: Path) -> tu
     if names:
         return names, mask_url(whole.place)
     if not _names_one(uri):
+        if folder is not None and not folder.exists():
+            raise _nothing_at(whole)
         return [], mask_url(whole.place)
     one = resolve.parse(uri)
     above = one.folder(base) if one.is_folder else None
-    if above is not None and not above.exists():
-        raise NotFound(f"There is nothing at {mask_url(whole.place)!r}.", "Check the path.")
+    is_milvus = whole.scheme == "milvus" and above is not None and above.suffix != ".db"
+    if above is not None and (is_milvus or not above.exists()):
+        raise _nothing_at(whole)
     if folder is not None and folder.is_dir() and not any(folder.iterdir()):
         return [], mask_url(whole.place)
     return None, ""
+
+
+def _nothing_at(whole: Address) -> NotFound:
+    return NotFound(f"There is nothing at {mask_url(whole.place)!r}.", "Check the path.")
 
 
 def _names_one(uri: str) -> bool:
@@ -88,7 +94,8 @@ async def _collection(database: Database, name: str) -> dict[str, Any]:
     source = database.source(name, Chosen())
     try:
         return await _described(name, source)
-    except (BadInput, NotFound) as error:
+    except (BadInput, NotFound, ViewDamaged) as error:
+        error.message = error.message.replace(" Nothing was copied.", "")  # nothing was to be
         return {"name": name, "error": error.message, "hint": error.hint, "raised": error}
     finally:
         await source.close()
@@ -119,12 +126,13 @@ async def _described(name: str, source: Source) -> dict[str, Any]:
 
 
 def _vectors(table: Table, metric: str | None) -> list[dict[str, Any]]:
-    found = [{"name": table.names.vector, "dimensions": table.dimensions, "metric": metric}]
-    more: Mapping[str, Any] = getattr(table, "vectors", None) or {}  # of databases that hold several a row
-    for name, one in more.items():
-        if name != table.names.vector:
-            said = {key: getattr(one, key) for key in ("kind", "dimensions", "metric") if hasattr(one, key)}
-            found.append({"name": name, **{key: str(v) if hasattr(v, "value") else v for key, v in said.items()}})
+    """By the names that `--vector-field` takes, the one that is searched unless another is named first."""
+    found: list[dict[str, Any]] = []
+    if table.dimensions or not table.vectors:
+        name = table.main or table.names.vector
+        found.append({"name": name, "kind": VectorKind.DENSE.value, "dimensions": table.dimensions, "metric": metric})
+    for name, one in table.vectors.items():
+        found.append({"name": name, "kind": one.kind.value, "dimensions": one.dimensions, "metric": one.metric or None})
     return found
 
 

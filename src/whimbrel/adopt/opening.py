@@ -107,6 +107,7 @@ def adopting() -> Iterator[None]:
         yield
     except WhimbrelError as error:
         error.message = error.message.replace("Nothing was copied", "Nothing was adopted")
+        error.args = (error.message, *error.args[1:])
         hint = re.sub(r"(--(?:id|text|vector))(?![\w-])", lambda found: _OPTIONS[found[1]], error.hint)
         error.hint = hint.replace("copy from its server", "adopt from its server")
         raise

@@ -39,12 +39,19 @@ def _show(collection: Mapping[str, Any]) -> None:
     metric = collection["metric"] or "no metric said"
     out.styled(f"{out.bold(collection['name'])}: {collection['count']:,} rows, {out.shown(metric)}")
     for vector in collection["vectors"]:
-        out.line(f"  vector {vector['name']}: {vector['dimensions']:,} dimensions")
+        out.line(f"  vector {vector['name']}: {_sized(vector)}")
     out.line(f"  text: {collection['text'] or 'in the fields, if anywhere'}")
     for name, kind in collection["fields"].items():
         out.line(f"  {name}: {kind}")
     for note in collection["notes"]:
         out.note(f"  Note: {note}.")
+
+
+def _sized(vector: Mapping[str, Any]) -> str:
+    if vector["kind"] == "sparse":
+        return "sparse"
+    several = ", several a row" if vector["kind"] == "multi" else ""
+    return f"{vector['dimensions']:,} dimensions{several}"
 
 
 def adopt(

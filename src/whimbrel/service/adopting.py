@@ -29,7 +29,7 @@ from whimbrel.models.embedders.unknown import UNKNOWN
 from whimbrel.service.compatible import CompatibleSpaces
 from whimbrel.service.jobs import Progress
 from whimbrel.stores.base import Reach
-from whimbrel.stores.foreign.base import Chosen, Database, Rows, Source, Table
+from whimbrel.stores.foreign.base import Chosen, Database, Rows, Source, Table, VectorKind
 from whimbrel.stores.metrics import Metric
 
 REACH = Reach(timeout_s=120.0)
@@ -221,16 +221,7 @@ class Adopting(CompatibleSpaces):
             if wished.text:  # a column, or a key of the metadata
                 source, wished = await _with_text_column(database, place, chosen, wished, source)
             table = await source.describe()
-            several = getattr(table, "vectors", None) or {}
-            if len(several) > 1 and not chosen.vector:
-                raise BadInput(
-                    f"{shown} has several vectors: {', '.join(several)}. Nothing was adopted.",
-                    "Name the one that is searched: `--vector-field NAME`.",
-                )
-            if not table.dimensions:
-                raise BadInput(
-                    f"{shown} has no row with a vector. Nothing was adopted.", "There is nothing to adopt yet."
-                )
+            _check_vectors(table, shown)
             model = None
             if spec != UNKNOWN:
                 model = await asyncio.to_thread(self.embedder, spec)
@@ -301,7 +292,7 @@ def _enqueue(connection: Any, adoption: Adoption, collection: str) -> Job:
 def _source(seen: _Seen, chosen: Chosen) -> dict[str, Any]:
     table, place = seen.table, seen.place
     text = "" if seen.fields.text != naming.OWN else (table.names.text if table.declared and table.has_text else "")
-    notes = list(table.notes)
+    notes = [*table.notes, *(f"the vectors {name!r} are left out" for name in sorted(table.vectors))]
     if seen.served:
         notes.append(
             "its files were copied, and the copy is searched: what its program writes from now on is not seen; run "
@@ -347,6 +338,26 @@ async def _with_text_column(
     await source.close()
     named = database.source(place.address.collection, replace(chosen, text=wished.text))
     return named, replace(wished, text="")
+
+
+def _check_vectors(table: Table, shown: str) -> None:
+    """Raises `BadInput` where rows have several vectors that could be searched and none is named, or have none."""
+    dense = [name for name, one in table.vectors.items() if one.kind is VectorKind.DENSE]
+    if table.dimensions and dense:
+        names = ", ".join(repr(name) for name in sorted([table.main, *dense]))
+        raise BadInput(
+            f"{shown} has several vectors: {names}. Nothing was adopted.",
+            "Name the one that is searched: `--vector-field NAME`.",
+        )
+    if not table.dimensions and table.vectors:
+        kinds = ", ".join(f"{name!r} ({one.kind.value})" for name, one in sorted(table.vectors.items()))
+        raise BadInput(
+            f"{shown} has no vector of one part, which a question could be compared with, only {kinds}. Nothing was "
+            "adopted.",
+            "`whimbrel copy` takes it with all of them to Qdrant, LanceDB or Parquet.",
+        )
+    if not table.dimensions:
+        raise BadInput(f"{shown} has no row with a vector. Nothing was adopted.", "There is nothing to adopt yet.")
 
 
 async def _sample(source: Source) -> tuple[Rows, int]:

@@ -13,6 +13,7 @@ from uuid import UUID
 import numpy as np
 import numpy.typing as npt
 
+from whimbrel.errors import ViewDamaged
 from whimbrel.stores.foreign.base import IdKind
 from whimbrel.stores.foreign.qdrant_points import Config, Point
 from whimbrel.stores.qdrant import files
@@ -126,10 +127,15 @@ class FolderReader(Reader):
         self._collections()
         place = self._place(name)
         found: dict[int | str, tuple[int, str | None]] = {}
-        if place.is_file():
-            for number, row in files.rows(place):
-                said = row.payload.get(ID)
-                found[_spelt(row.id)] = number, said if isinstance(said, str) else None
+        if not place.is_file():
+            raise ViewDamaged(
+                f"The file of the collection {name!r} is not there: {place}. Nothing was copied.",
+                "Restore the folder. If a Qdrant client before 1.1.7 wrote it (`storage.dbm`), open a copy of it once "
+                "with a version that still reads these.",
+            )
+        for number, row in files.rows(place):
+            said = row.payload.get(ID)
+            found[_spelt(row.id)] = number, said if isinstance(said, str) else None
         return found
 
     def _place(self, name: str) -> Path:
