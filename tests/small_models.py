@@ -82,3 +82,70 @@ def _gather(path: Path, of: npt.NDArray[np.float32], output: str) -> None:
 
 def _write(path: Path, said: object) -> None:
     path.write_text(json.dumps(said))
+
+
+def cross_encoder(
+    folder: Path,
+    *,
+    labels: tuple[str, ...] | None = ("LABEL_0",),
+    max_tokens: int = 32,
+    network: str = "onnx/model.onnx",
+    positive: int = 0,
+) -> Path:
+    """A cross-encoder whose logit is twice the number of words that question and text share, less 3; with two labels,
+    half of it at `positive` and half, negated, at the other."""
+    tokenizer(folder)
+    table = np.eye(len(WORDS) + 4, dtype=np.float32)
+    table[:4] = 0
+    count = 1 if labels is None else len(labels)
+    spread = np.full((1, count), 1.0 if count == 1 else -0.5, np.float32)
+    if count > 1:
+        spread[0, positive] = 0.5
+    _pairs(folder / network, table, spread)
+    said: dict[str, object] = {"model_type": "bert", "hidden_size": 8, "max_position_embeddings": 512}
+    if labels is not None:
+        said["id2label"] = {str(number): label for number, label in enumerate(labels)}
+    _write(folder / "config.json", said)
+    _write(folder / "tokenizer_config.json", {"model_max_length": max_tokens})
+    return folder
+
+
+def _pairs(path: Path, table: npt.NDArray[np.float32], spread: npt.NDArray[np.float32]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    made = helper.make_node
+    nodes = [
+        made("Gather", ["table", "input_ids"], ["words"]),
+        made("Cast", ["token_type_ids"], ["second"], to=TensorProto.FLOAT),
+        made("Unsqueeze", ["second", "last"], ["text_mask"]),
+        made("Sub", ["one", "text_mask"], ["query_mask"]),
+        made("Mul", ["words", "text_mask"], ["text_words"]),
+        made("Mul", ["words", "query_mask"], ["query_words"]),
+        made("ReduceSum", ["text_words", "middle"], ["text"], keepdims=0),
+        made("ReduceSum", ["query_words", "middle"], ["query"], keepdims=0),
+        made("Mul", ["text", "query"], ["shared"]),
+        made("ReduceSum", ["shared", "middle"], ["count"], keepdims=1),
+        made("Mul", ["count", "two"], ["twice"]),
+        made("Sub", ["twice", "three"], ["logit"]),
+        made("MatMul", ["logit", "spread"], ["logits"]),
+    ]
+    constants = {
+        "table": table,
+        "spread": spread,
+        "last": np.array([2], np.int64),
+        "middle": np.array([1], np.int64),
+        "one": np.array(1, np.float32),
+        "two": np.array(2, np.float32),
+        "three": np.array(3, np.float32),
+    }
+    graph = helper.make_graph(
+        nodes,
+        "pairs",
+        [
+            helper.make_tensor_value_info(name, TensorProto.INT64, ["batch", "tokens"])
+            for name in ("input_ids", "attention_mask", "token_type_ids")
+        ],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", spread.shape[1]])],
+        [numpy_helper.from_array(value, name) for name, value in constants.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    onnx.save(model, str(path))

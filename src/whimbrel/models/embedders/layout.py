@@ -62,9 +62,9 @@ def read_layout(folder: Path, options: Options, name: str = "", revision: str = 
     """`name`, `revision`: of a model from a hub. Raises `ConfigError` for a folder that is no encoder."""
     if (folder / "model.json").is_file() or not (folder / "config.json").is_file():
         return _own(folder)
-    network = _network(folder, options.file)
-    tokenizer = _there(folder, "tokenizer.json", "It must be of a fast tokenizer (`tokenizers`).")
-    config = _read(folder / "config.json")
+    network = network_file(folder, options.file)
+    tokenizer = there(folder, "tokenizer.json", "It must be of a fast tokenizer (`tokenizers`).")
+    config = read_json(folder / "config.json")
     pooling, normalised = _modules(folder)
     pooling = options.pooling or pooling
     if pooling not in POOLINGS:
@@ -82,7 +82,7 @@ def read_layout(folder: Path, options: Options, name: str = "", revision: str = 
         query_prefix=prompts["query"] if options.query_prefix is None else options.query_prefix,
         document_prefix=prompts["document"] if options.document_prefix is None else options.document_prefix,
         numeric=_numeric(network),
-        max_tokens=options.max_tokens or _max_tokens(folder, config),
+        max_tokens=options.max_tokens or longest(folder, config),
     )
     return Layout(space, network, tokenizer, {}, pooled=False)
 
@@ -115,7 +115,7 @@ def _own(folder: Path) -> Layout:
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path} cannot be read: {error}") from error
     for name in ("model.onnx", "tokenizer.json"):
-        _there(folder, name, "Copy the model's folder again.")
+        there(folder, name, "Copy the model's folder again.")
     try:
         space = Space(**{field.name: about[field.name] for field in fields(Space) if field.name in about})
     except TypeError as error:
@@ -124,7 +124,7 @@ def _own(folder: Path) -> Layout:
     return Layout(space, folder / "model.onnx", folder / "tokenizer.json", checksums, pooled=True)
 
 
-def _network(folder: Path, chosen: str) -> Path:
+def network_file(folder: Path, chosen: str) -> Path:
     others = sorted(str(path.relative_to(folder)) for path in folder.rglob("*.onnx"))
     if chosen:
         if chosen not in others:
@@ -143,13 +143,13 @@ def _network(folder: Path, chosen: str) -> Path:
     )
 
 
-def _there(folder: Path, name: str, hint: str) -> Path:
+def there(folder: Path, name: str, hint: str) -> Path:
     if not (folder / name).is_file():
         raise ConfigError(f"{folder} is not a model: it has no {name}.", hint)
     return folder / name
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
     """Empty where the file is not there."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
@@ -174,7 +174,7 @@ def _modules(folder: Path) -> tuple[str, bool]:
             f"The model in {folder} has a layer that is not in its ONNX file: {', '.join(sorted(unknown))}.",
             "Use it through `sentence-transformers:` or a TEI server.",
         )
-    said = _read(folder / types.get("Pooling", "") / "config.json") if "Pooling" in types else {}
+    said = read_json(folder / types.get("Pooling", "") / "config.json") if "Pooling" in types else {}
     return _pooling(said), "Normalize" in types
 
 
@@ -187,7 +187,7 @@ def _pooling(said: Mapping[str, Any]) -> str:
 
 
 def _prompts(folder: Path) -> dict[str, str]:
-    said = _read(folder / "config_sentence_transformers.json")
+    said = read_json(folder / "config_sentence_transformers.json")
     prompts = said.get("prompts") or {}
     always = prompts.get(said.get("default_prompt_name") or "", "")
     document = next((prompts[key] for key in ("document", "passage") if prompts.get(key)), always)
@@ -201,11 +201,11 @@ def _dimensions(folder: Path, config: Mapping[str, Any]) -> int:
     return found
 
 
-def _max_tokens(folder: Path, config: Mapping[str, Any]) -> int:
+def longest(folder: Path, config: Mapping[str, Any]) -> int:
     positions = config.get("max_position_embeddings")
     limits = [
-        _read(folder / "sentence_bert_config.json").get("max_seq_length"),
-        _read(folder / "tokenizer_config.json").get("model_max_length"),
+        read_json(folder / "sentence_bert_config.json").get("max_seq_length"),
+        read_json(folder / "tokenizer_config.json").get("model_max_length"),
         # RoBERTa and its kin count positions from the one after the padding's.
         positions - 2 if isinstance(positions, int) and config.get("position_embedding_type") != "rotary" and
         config.get("model_type") in ("roberta", "xlm-roberta", "camembert", "mpnet") else positions,
