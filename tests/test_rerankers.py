@@ -1,4 +1,4 @@
-"""What a reranker promises: scores of 0..1 in order, by a written rule; each text for itself; errors that name the cure."""
+"""What a reranker promises: scores of 0..1 in order, by a written rule; errors that name the cure."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncGenerator, Coroutine, Generator
+from collections.abc import AsyncGenerator, Coroutine, Generator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -22,6 +22,7 @@ from whimbrel.adopt.sameness import Watch
 from whimbrel.answer.asking import Asked, Asking
 from whimbrel.catalog import adoptions, collections, compatible, jobs, leases, migrate, vectors
 from whimbrel.catalog.adoptions import AdoptionState
+from whimbrel.catalog.cache import Cache
 from whimbrel.catalog.collections import Collection, ViewRow
 from whimbrel.catalog.engine import Catalog
 from whimbrel.config import Settings, load_settings
@@ -43,6 +44,8 @@ from whimbrel.models.embedders.remote import RemoteEmbedder
 from whimbrel.models.embedders.resolve import resolve_embedder
 from whimbrel.models.embedders.serving import ServingEmbedder
 from whimbrel.models.embedders.unknown import UNKNOWN, UnknownEmbedder
+from whimbrel.models.rerankers.base import Reranker
+from whimbrel.models.rerankers.resolve import check_provider, resolve_reranker
 from whimbrel.move.cutting import Cutter
 from whimbrel.move.driver import Mover
 from whimbrel.owner import lock
@@ -56,9 +59,12 @@ from whimbrel.owner.parts import Parts
 from whimbrel.owner.runner import JobContext, run
 from whimbrel.owner.targets import LexiconTarget, StoreTarget, Target
 from whimbrel.owner.tasks import delete_collection, drop_view, rebuild_view, verify_view
+from whimbrel.search.cached import CachedEmbedder, CachedReranker, remembering
 from whimbrel.search.engine import Limits, SearchEngine, SearchRequest
 from whimbrel.search.quality import Quality
 from whimbrel.search.readers import Readers
+from whimbrel.search.reranking import Reranking
+from whimbrel.search.variants import Variants, variants
 from whimbrel.service import Service
 from whimbrel.stores.base import Reach, Store
 from whimbrel.stores.resolve import parse_uri
@@ -84,17 +90,34 @@ class Whimbrel(Service):
         self.home.prepare()
         catalog = Catalog(self.settings.catalog)
         migrate.ensure_schema(catalog, copies=self.home.copies)
+        kept = self.settings.cache
+        self.cache = Cache(
+            catalog, self.home.cache, max_bytes=kept.max_bytes, ttl_s=kept.ttl_s, answers_s=kept.answers_s
+        )
         super().__init__(catalog, self.settings, self.home)
         self._embedders: dict[str, Embedder] = {}
         self._embedders_lock = threading.Lock()
+        self._reranker_lock = threading.Lock()
+        self._reranker: Reranker | None = None
         self._pool: ExtractionPool | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._loop_lock = threading.Lock()
         search = self.settings.search
-        limits = Limits(search.top_k, search.max_top_k, search.max_query_chars, search.candidates, search.timeout_s)
+        limits = Limits(
+            search.top_k, search.max_top_k, search.max_query_chars, search.candidates, search.timeout_s, search.queries
+        )
         readers = Readers(self._store, self._lexicon)
-        self.engine = SearchEngine(catalog, readers, self.embedder_for, limits, may_judge=self._views_are_here)
-        self.asking = Asking(catalog, self.engine, self.settings)
+        self.reranking = self._reranking()
+        self.engine = SearchEngine(
+            catalog,
+            readers,
+            self._searching_embedder,
+            limits,
+            may_judge=self._views_are_here,
+            reranking=self.reranking,
+            ask_otherwise=self._ask_otherwise,
+        )
+        self.asking = Asking(catalog, self.engine, self.settings, self.cache)
         self.watch = Watch(
             catalog,
             self.home.path,
@@ -115,9 +138,10 @@ class Whimbrel(Service):
         filter: Any = None,
         threshold: float = 0.0,
         min_position: int = 0,
+        queries: int | None = None,
     ) -> SearchResult:
         """The best chunks for a query. What the options mean stands at `whimbrel.search.engine.SearchRequest`."""
-        request = SearchRequest(query, collection, top_k, _mode(mode), filter, threshold, min_position)
+        request = SearchRequest(query, collection, top_k, _mode(mode), filter, threshold, min_position, queries)
         return self._run(self.engine.search(request))
 
     async def asearch(
@@ -130,9 +154,10 @@ class Whimbrel(Service):
         filter: Any = None,
         threshold: float = 0.0,
         min_position: int = 0,
+        queries: int | None = None,
     ) -> SearchResult:
         """As `search`, on the caller's event loop."""
-        request = SearchRequest(query, collection, top_k, _mode(mode), filter, threshold, min_position)
+        request = SearchRequest(query, collection, top_k, _mode(mode), filter, threshold, min_position, queries)
         return await self.engine.search(request)
 
     # --- asking ------------------------------------------------------------------------------------------------------
@@ -164,7 +189,8 @@ class Whimbrel(Service):
         and its `degraded` says why. To stop before the end, close it: `contextlib.aclosing`.
 
         `top_k` passages are read, 8 unless given; `mode`, `filter` and `threshold` are those of `search`. `model`
-        answers instead of the configured one: `provider:model`, or `extractive`. `conversation_id`: the question
+        answers instead of the configured one: `provider:model`, or `extractive`. `fresh`: not an answer that was given
+        before to the same question in the same state of the collection. `conversation_id`: the question
         follows those of a conversation, and is stored with its answer; `new` begins one, whose id the answer names.
 
         Raises as `search` does; `ConfigError` for a provider that there is not; `ConversationNotFound`, `Conflict`;
@@ -234,11 +260,11 @@ class Whimbrel(Service):
             handlers={
                 "ingest": reading.ingest,
                 "add": reading.add,
-                "purge": Eraser(settings.owner.erasure_grace_s),
+                "purge": Eraser(settings.owner.erasure_grace_s, self.cache.erase),
                 "verify_view": verify_view,
                 "rebuild_view": rebuild_view,
                 "drop_view": drop_view,
-                "delete_collection": delete_collection,
+                "delete_collection": self._delete_collection,
                 "adopt": Adopter(
                     self.home.path, self.home.adopted, Reach(*settings.stores.reach), settings.configured_stores
                 ),
@@ -257,6 +283,11 @@ class Whimbrel(Service):
             lease_s=settings.owner.lease_s,
             batch=settings.embed.batch,
         )
+
+    async def _delete_collection(self, context: JobContext) -> Mapping[str, Any]:
+        done = await delete_collection(context)
+        await asyncio.to_thread(self.cache.forget_answers, int(context.job.args["collection_id"]))
+        return done
 
     def _quality(self) -> Quality:
         search = self.settings.search
@@ -279,7 +310,7 @@ class Whimbrel(Service):
                 self._embedders[spec] = resolve_embedder(spec, threads=self.settings.embed.threads)
             return self._embedders[spec]
 
-    def embedder_for(self, space_id: int) -> Embedder:
+    def embedder_for(self, space_id: int) -> ServingEmbedder:
         """The embedder of a space of the catalog: its own model, or what was declared compatible with it, as the
         catalog says at each call. Raises `SpaceMismatch` when the model is not what it was."""
         with self._spaces_lock:
@@ -292,6 +323,10 @@ class Whimbrel(Service):
         made.current()
         with self._spaces_lock:
             return self._spaces.setdefault(space_id, made)
+
+    def _searching_embedder(self, space_id: int) -> Embedder:
+        serving = self.embedder_for(space_id)
+        return CachedEmbedder(serving, self.cache, lambda: serving.served_by)
 
     def _serving(self, space_id: int) -> Embedder:
         with self.catalog.read() as connection:
@@ -317,6 +352,26 @@ class Whimbrel(Service):
                 "the same model in another form: `whimbrel move start --embedder MODEL --compatible` measures that.",
             )
         return embedder
+
+    def _reranking(self) -> Reranking | None:
+        spec, limits = self.settings.reranker, self.settings.rerank
+        if spec is None or spec == "none":
+            return None
+        check_provider(spec)
+        return Reranking(self.reranker, candidates=limits.candidates, budget_s=limits.budget_ms / 1_000)
+
+    def reranker(self) -> Reranker:
+        """The configured reranker; opened once. Raises `ConfigError`, also where none is configured; `ModelError`."""
+        with self._reranker_lock:
+            if self._reranker is None:
+                made = resolve_reranker(self.settings.reranker or "", threads=self.settings.embed.threads)
+                self._reranker = CachedReranker(made, self.cache)
+            return self._reranker
+
+    async def _ask_otherwise(self, question: str, count: int, language: str) -> Variants:
+        generator = self.asking.generator()
+        timeout_s, remember = self.settings.search.timeout_s, remembering(self.cache)
+        return await variants(question, count, language, generator, timeout_s=timeout_s, remember=remember)
 
     def _default_view(self, collection: Collection, kind: ViewKind) -> tuple[str, int | None, int] | None:
         language = first_language(self.catalog, collection) if kind is ViewKind.LEXICON else DEFAULT
@@ -410,10 +465,15 @@ class Whimbrel(Service):
         self.engine.abandon()
         for embedder in self._embedders.values():
             self._run(embedder.close())  # not on a loop that may be running here
+        if self.reranking is not None:
+            self.reranking.close()
+        if self._reranker is not None:
+            self._run(self._reranker.close())
         if self._loop is not None:
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._loop = None
         self._embedders.clear()
+        self.cache.close()
         self.catalog.close()
 
     def __enter__(self) -> Self:
@@ -442,12 +502,14 @@ def _asked(
     filter: Any = None,
     threshold: float = 0.0,
     min_position: int = 0,
+    queries: int | None = None,
     model: str | None = None,
     conversation_id: str | None = None,
+    fresh: bool = False,
 ) -> Asked:
     passages = PASSAGES if top_k is None else top_k
-    request = SearchRequest(question, collection, passages, _mode(mode), filter, threshold, min_position)
-    return Asked(request, model, conversation_id)
+    request = SearchRequest(question, collection, passages, _mode(mode), filter, threshold, min_position, queries)
+    return Asked(request, model, conversation_id, fresh)
 
 
 async def _next(events: AsyncGenerator[AnswerEvent]) -> AnswerEvent | None:

@@ -163,7 +163,8 @@ class Matches:
 class Hit:
     rank: int
     score: float
-    """0..1, higher is better, comparable between queries; the formula per mode is in `whimbrel.search.fusion`."""
+    """0..1, higher is better, comparable between queries; the formula per mode is in `whimbrel.search.fusion`. Where a
+    reranker has judged the hit, its score: the rule per provider is in `whimbrel.models.rerankers.base`."""
     chunk_id: str
     document_id: str
     uri: str
@@ -173,6 +174,8 @@ class Hit:
     end: int
     metadata: Metadata
     page: int | None = None
+    retrieval_score: float | None = None
+    """Of a hit that a reranker has judged, the score that it was found with; else None."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -55,6 +55,11 @@ class Home:
         return self.path / "catalog.db"
 
     @property
+    def cache(self) -> Path:
+        """What models have computed, where the catalog is SQLite; it may be deleted while nothing runs."""
+        return self.path / "cache.db"
+
+    @property
     def last_answer(self) -> Path:
         """Where the passages of the last answer in a terminal lie: places in documents, none of their text."""
         return self.path / "last-answer.json"

@@ -14,12 +14,14 @@ from sqlalchemy import Connection
 
 from whimbrel.answer.answerer import Means, Question, answering, outage
 from whimbrel.answer.conversation import RECALLED, StandAlone, recent, stand_alone
+from whimbrel.answer.remembered import Answers, Remembered, state_of
 from whimbrel.catalog import collections, conversations
+from whimbrel.catalog.cache import Cache
 from whimbrel.catalog.collections import Collection
 from whimbrel.catalog.conversations import Turn
 from whimbrel.catalog.engine import Catalog
 from whimbrel.config import Settings
-from whimbrel.domain import Answer, AnswerEvent, EmbedKind
+from whimbrel.domain import Answer, AnswerEvent, EmbedKind, Passages
 from whimbrel.errors import BadQuery, Conflict, ConversationNotFound, MissingExtra, ModelUnusable
 from whimbrel.lexicon.language import language_of
 from whimbrel.models.generators.base import Generator
@@ -40,6 +42,8 @@ class Asked:
     model: str | None = None
     """A generator to use instead of the configured one, as `provider:model`, or `extractive`."""
     conversation_id: str | None = None
+    fresh: bool = False
+    """Answer anew, whatever was answered before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,15 +56,18 @@ class _Place:
     history: Sequence[Turn]
     language: str
     """What the collection's words are analysed as."""
+    state: str
+    """Of the collection; see `whimbrel.answer.remembered`."""
 
 
 class Asking:
     """Thread-safe. Its generators' connections belong to the event loop that they were opened on."""
 
-    def __init__(self, catalog: Catalog, engine: SearchEngine, settings: Settings) -> None:
+    def __init__(self, catalog: Catalog, engine: SearchEngine, settings: Settings, cache: Cache) -> None:
         self._catalog = catalog
         self._engine = engine
         self._settings = settings
+        self._answers = Answers(cache, settings)
         self._generators: dict[str, Generator | None] = {}
         self._lock = threading.Lock()
 
@@ -86,10 +93,18 @@ class Asking:
         history = recent(place.history, self._settings.answer.history_tokens)
         alone = await self._alone(asked, history, generator)
         request = replace(asked.request, collection=place.collection.name, query=alone.question)
-        found = await self._engine.search(request)
-        question = _question(alone, history)
-        documents = [hit.document_id for hit in found.hits]
-        async with aclosing(answering(question, found, self._means(asked, place, generator))) as events:
+        key = self._key(request, place, generator) if not history and alone.error is None else None
+        known = await self._answers.find(key) if key is not None and not asked.fresh else None
+        events: AsyncGenerator[AnswerEvent]
+        if known is not None:
+            documents = [hit.document_id for hit in known.passages.hits]
+            events = _again(known)
+        else:
+            found = await self._engine.search(request)
+            documents = [hit.document_id for hit in found.hits]
+            made = answering(_question(alone, history), found, self._means(asked, place, generator))
+            events = made if key is None else self._keeping(place, key, made)
+        async with aclosing(events):
             async for event in events:
                 if isinstance(event, Answer) and place.conversation_id is not None:
                     event = await asyncio.to_thread(self._store, place, asked, event, documents)
@@ -137,6 +152,34 @@ class Asking:
             judge=settings.judge,
         )
 
+    # --- answers that were given before ------------------------------------------------------------------------------
+
+    def _key(self, request: SearchRequest, place: _Place, generator: Generator | None) -> bytes | None:
+        if not self._answers.on:
+            return None
+        model = generator.name if generator is not None else "extractive"
+        return self._answers.key(request, place.state, model, place.language)
+
+    async def _keeping(
+        self, place: _Place, key: bytes, made: AsyncGenerator[AnswerEvent]
+    ) -> AsyncGenerator[AnswerEvent]:
+        """As `made`; an answer of which nothing was out is kept, if the collection stood still meanwhile."""
+        passages: Passages | None = None
+        async with aclosing(made):
+            async for event in made:
+                if isinstance(event, Passages):
+                    passages = event
+                elif isinstance(event, Answer) and passages is not None and not event.degraded:
+                    await asyncio.to_thread(self._keep, place, key, passages, event)
+                yield event
+
+    def _keep(self, place: _Place, key: bytes, passages: Passages, answer: Answer) -> None:
+        with self._catalog.read() as connection:
+            collection = collections.by_id(connection, place.collection.id)
+            if collection is None or state_of(connection, collection) != place.state:
+                return
+        self._answers.keep(place.collection, place.state, key, passages, answer)
+
     # --- the conversation --------------------------------------------------------------------------------------------
 
     def _place(self, asked: Asked) -> _Place:
@@ -145,7 +188,7 @@ class Asking:
         with self._catalog.read() as connection:
             if asked.conversation_id in (None, NEW):
                 collection = collections.find(connection, asked.request.collection)
-                return _Place(collection, asked.conversation_id, (), _language(connection, collection))
+                return _place(connection, collection, asked.conversation_id, ())
             conversation = conversations.get(connection, asked.conversation_id)
             if asked.request.collection not in (conversation.collection, "default"):
                 raise Conflict(
@@ -155,7 +198,7 @@ class Asking:
                 )
             history = conversations.turns(connection, conversation.id, last=RECALLED)
             collection = collections.find(connection, conversation.collection)
-            return _Place(collection, conversation.id, history, _language(connection, collection))
+            return _place(connection, collection, conversation.id, history)
 
     def _store(self, place: _Place, asked: Asked, answer: Answer, documents: Sequence[str]) -> Answer:
         """The answer with its turn. One whose conversation or whose document went meanwhile is not stored."""
@@ -180,6 +223,18 @@ def _question(alone: StandAlone, history: Sequence[Turn]) -> Question:
         usage={name: count for name, count in counted.items() if count},
         generator_is_out=alone.error is not None,
     )
+
+
+async def _again(known: Remembered) -> AsyncGenerator[AnswerEvent]:
+    yield known.passages
+    yield known.answer
+
+
+def _place(
+    connection: Connection, collection: Collection, conversation_id: str | None, history: Sequence[Turn]
+) -> _Place:
+    language, state = _language(connection, collection), state_of(connection, collection)
+    return _Place(collection, conversation_id, history, language, state)
 
 
 def _language(connection: Connection, collection: Collection) -> str:

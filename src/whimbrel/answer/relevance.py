@@ -63,7 +63,7 @@ class Candidate:
 
 def candidates(question: str, hits: Sequence[Hit], language: str) -> list[Candidate]:
     """The most promising `MOST_EMBEDDED` sentences. Overlapping chunks give theirs once."""
-    highest = max((hit.score for hit in hits), default=0.0)
+    highest = max((_found(hit) for hit in hits), default=0.0)
     asked = Asked.of(question, language)
     found: list[tuple[Hit, list[Sentence], int, str, set[str]]] = []
     taken: set[tuple[str, int]] = set()
@@ -86,11 +86,16 @@ def candidates(question: str, hits: Sequence[Hit], language: str) -> list[Candid
             place,
             text,
             words=sum(weight[term] for term in present) / total,
-            standing=hit.score / highest if highest > 0 else 0.0,
+            standing=_found(hit) / highest if highest > 0 else 0.0,
         )
         for hit, of, place, text, present in found
     ]
     return sorted(made, key=lambda c: c.words + 0.3 * c.standing, reverse=True)[:MOST_EMBEDDED]
+
+
+def _found(hit: Hit) -> float:
+    """The score that what judges here was calibrated with, whatever a reranker says."""
+    return hit.score if hit.retrieval_score is None else hit.retrieval_score
 
 
 # --- judging ---------------------------------------------------------------------------------------------------------

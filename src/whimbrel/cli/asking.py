@@ -30,6 +30,9 @@ def ask(
         str | None,
         typer.Option("--conversation", "-C", metavar="ID", help="Follow up on a conversation; `new` begins one."),
     ] = None,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Answer anew, also where nothing has changed since the same question.")
+    ] = False,
     stream: Annotated[
         bool | None, typer.Option("--stream/--no-stream", help="Show the answer while it is written, as terminals do.")
     ] = None,
@@ -39,7 +42,8 @@ def ask(
 
     Without a model the answer is made of the documents' own sentences.
     """
-    options = {name: value for name, value in (("model", model), ("conversation_id", conversation)) if value}
+    given = (("model", model), ("conversation_id", conversation), ("fresh", fresh))
+    options = {name: value for name, value in given if value}
     if as_json:
         found = _at_once(question, collection, options)
         remember(found, collection)
@@ -51,7 +55,7 @@ def ask(
     _footnotes(found, titles)
 
 
-def _at_once(question: str, collection: str, options: Mapping[str, str]) -> dict[str, Any]:
+def _at_once(question: str, collection: str, options: Mapping[str, Any]) -> dict[str, Any]:
     if "model" in options:  # this user's choice, with this user's key: not the server's
         with opened() as whimbrel:
             return dict(shapes().answer(whimbrel.ask(question, collection, **options)))
@@ -63,7 +67,7 @@ def _at_once(question: str, collection: str, options: Mapping[str, str]) -> dict
 
 
 def _shown(
-    question: str, collection: str, options: Mapping[str, str], *, live: bool
+    question: str, collection: str, options: Mapping[str, Any], *, live: bool
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """The answer, shown; and its documents' titles, by id."""
     writing = Writing(live=live)
@@ -81,7 +85,7 @@ def _shown(
     return found, titles
 
 
-def _events(question: str, collection: str, options: Mapping[str, str]) -> Iterator[tuple[str, dict[str, Any]]]:
+def _events(question: str, collection: str, options: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
     from whimbrel.client import ServeClient
     from whimbrel.home import Home
 

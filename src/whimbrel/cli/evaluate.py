@@ -30,6 +30,9 @@ def evaluate(
     min_grade: Annotated[
         int, typer.Option(metavar="GRADE", help="The lowest grade that recall and MRR take as relevant.")
     ] = 1,
+    reranker: Annotated[
+        str | None, typer.Option(metavar="PROVIDER:MODEL", help="Rerank with this one; `none` for no reranker.")
+    ] = None,
     against: Annotated[
         Path | None,
         typer.Option("--compare", metavar="A.json", help="Test the difference from what --json printed before."),
@@ -37,7 +40,7 @@ def evaluate(
     as_json: AsJson = False,
 ) -> None:
     """Measure how well a judged collection is searched, in a temporary home."""
-    found = settings()
+    found = settings() if reranker is None else settings(reranker=reranker)
     log_to_stderr(found, quiet=True)
     from whimbrel import evaluation
 

@@ -30,11 +30,14 @@ def search(
     threshold: Annotated[
         float | None, typer.Option(metavar="SCORE", help="Leave out hits that score less; 0 to 1.")
     ] = None,
+    queries: Annotated[
+        int | None, typer.Option(metavar="N", help="Ask in N ways at once, 1 to 8; 1 unless configured.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Find passages."""
     where = parsed(filter, "--filter", BadFilter, """--filter '{"year": {"$gte": 2020}}'""")
-    given = {"top_k": top_k, "mode": mode, "filter": where, "threshold": threshold}
+    given = {"top_k": top_k, "mode": mode, "filter": where, "threshold": threshold, "queries": queries}
     options = {name: value for name, value in given.items() if value is not None}
     found = answered(
         "/v1/search",

@@ -96,6 +96,13 @@ class Search(Section):
     max_query_chars: int = Field(default=8_000, ge=1, description="Longest query, in characters.")
     candidates: int = Field(default=100, ge=1, description="Hits read from each view before they are fused.")
     timeout_s: float = Field(default=10.0, gt=0, description="Seconds that a search may take.")
+    queries: int = Field(
+        default=1,
+        ge=1,
+        le=8,
+        description="Queries that a search is made of: the question and others that ask the same, by the model that "
+        "writes answers, or by rules without one.",
+    )
 
     @model_validator(mode="after")
     def _default_fits(self) -> Search:
@@ -216,12 +223,33 @@ class Answer(Section):
     )
 
 
+class Rerank(Section):
+    candidates: int = Field(default=50, ge=1, le=1_000, description="Hits that the reranker judges, at most.")
+    budget_ms: float = Field(
+        default=1_000, gt=0, description="Milliseconds that it has; what is not judged then stays after what is."
+    )
+
+
 class Models(Section):
     connect_timeout_s: float = Field(default=5.0, gt=0, description="Seconds to reach a model's provider.")
     first_token_timeout_s: float = Field(
         default=60.0, gt=0, description="Seconds until a model's answer begins; models that reason first need many."
     )
     token_timeout_s: float = Field(default=30.0, gt=0, description="Seconds between two parts of a model's answer.")
+
+
+class Cache(Section):
+    max_bytes: Size = Field(
+        default=256 << 20, ge=0, description="Largest size of what is kept of models' work; `0` keeps nothing."
+    )
+    ttl_s: float = Field(
+        default=604_800, ge=0, description="Seconds that a query's vector or a reranker's score is kept; 0 for never."
+    )
+    answers_s: float = Field(
+        default=3_600,
+        ge=0,
+        description="Seconds that an answer is given again where nothing has changed; 0 makes each anew.",
+    )
 
 
 class Log(Section):
@@ -282,6 +310,12 @@ class Settings(Section):
         "answers in the documents' own sentences.",
         json_schema_extra={"expected": "`PROVIDER:MODEL`, `PROVIDER`, or `extractive`"},
     )
+    reranker: str | None = Field(
+        default=None,
+        min_length=1,
+        description="Model that orders the hits of a search anew.",
+        json_schema_extra={"expected": "`PROVIDER:MODEL`, or `none`", "url": True},
+    )
     api_keys: SecretStr | None = Field(
         default=None,
         description="Who may call the API. Without keys, only this machine may write.",
@@ -294,8 +328,10 @@ class Settings(Section):
     owner: Owner = Field(default_factory=Owner)
     stores: Stores = Field(default_factory=Stores)
     embed: Embed = Field(default_factory=Embed)
+    rerank: Rerank = Field(default_factory=Rerank)
     answer: Answer = Field(default_factory=Answer)
     models: Models = Field(default_factory=Models)
+    cache: Cache = Field(default_factory=Cache)
     log: Log = Field(default_factory=Log)
 
     _sources: dict[str, str] = PrivateAttr(default_factory=dict)

@@ -25,6 +25,7 @@ Progress = Callable[[str, int, int], None]
 
 COLLECTION = "evaluation"
 BATCH = 1_000
+UNHURRIED_MS = 600_000.0
 AT_ONCE = 4
 """Searches; a process answers two a core at a time."""
 
@@ -54,6 +55,7 @@ class Evaluation:
     language: str
     """What its words were analysed as."""
     embedder: str
+    reranker: str | None
     modes: Mapping[str, ModeResult]
     ingest_s: float
 
@@ -81,6 +83,7 @@ class Evaluation:
             "chunks": self.chunks,
             "language": self.language,
             "embedder": self.embedder,
+            "reranker": self.reranker,
             "version": __version__,
             "seconds": {
                 "ingest": round(self.ingest_s, 2),
@@ -126,6 +129,7 @@ def evaluate(
             chunks=chunks,
             language=whimbrel.language(COLLECTION),
             embedder=whimbrel.settings.embedder,
+            reranker=whimbrel.settings.reranker,
             modes=results,
             ingest_s=ingested,
         )
@@ -151,9 +155,12 @@ def _place(home: str | Path | None) -> Iterator[Path]:
 
 
 def _settings(found: Settings, home: Path) -> Settings:
-    """As configured, but for where things lie: nothing is written to the user's own home, catalog or store."""
+    """As configured, but for where things lie: nothing is written to the user's own home, catalog or store. And a
+    reranker has the time that it takes: how good it is does not depend on how busy the machine is."""
     store = "lancedb:" if found.store.startswith("lancedb:") else found.store
-    return found.model_copy(update={"home": home, "catalog": f"sqlite:///{home / 'catalog.db'}", "store": store})
+    rerank = found.rerank.model_copy(update={"budget_ms": UNHURRIED_MS})
+    catalog = f"sqlite:///{home / 'catalog.db'}"
+    return found.model_copy(update={"home": home, "catalog": catalog, "store": store, "rerank": rerank})
 
 
 # --- ingesting -------------------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ until when it waits.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -56,8 +56,10 @@ def request_purge(connection: Connection, collection: Collection, keys: Sequence
 class Eraser:
     """Handler of `purge` jobs."""
 
-    def __init__(self, grace_s: float) -> None:
+    def __init__(self, grace_s: float, erase_cached: Callable[[int], None] = lambda collection_id: None) -> None:
+        """`erase_cached`: removes what was made from a collection's documents and is kept beside the catalog."""
         self.grace_s = grace_s
+        self._erase_cached = erase_cached
         self._scrubs = Scrubs()
 
     async def __call__(self, context: JobContext) -> Mapping[str, Any]:
@@ -69,6 +71,7 @@ class Eraser:
         if there and not context.cursor.get("compacted"):
             await self._wait_for_views(context, owner, collection_id)
             await asyncio.to_thread(self._sweep, context)
+            await asyncio.to_thread(self._erase_cached, collection_id)
             if self.grace_s > 0:
                 await self._erase_views(context, owner, collection_id)
                 expires = now() + self.grace_s
@@ -81,6 +84,7 @@ class Eraser:
                 await self._erase_views(context, owner, collection_id)
             await asyncio.to_thread(self._sweep, context)
             await asyncio.to_thread(self._forget, context, collection_id)
+            await asyncio.to_thread(self._erase_cached, collection_id)
         scrubbed = await self._scrubs.next(context.catalog)
         if not scrubbed.done:
             raise PutAway(

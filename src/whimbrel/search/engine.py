@@ -1,4 +1,4 @@
-"""Searching: embed the query while the lexicon runs, search both views, fuse, threshold, hydrate.
+"""Searching: embed the query while the lexicon runs, search both views, fuse, threshold, hydrate, rerank.
 
 What is out or behind is said in `degraded`, never hidden. Every hit is read from the catalog by its id, so a view that
 lags cannot serve what is gone.
@@ -10,7 +10,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -24,11 +24,14 @@ from whimbrel.catalog.rows import Hydrated
 from whimbrel.domain import EmbedKind, Hit, Matches, Mode, SearchResult, ViewKind, ViewState
 from whimbrel.errors import BadFilter, BadQuery, UserError, ViewDamaged, ViewError, WaitTimeout, WhimbrelError
 from whimbrel.filters import Filter, matches, operators, parse
+from whimbrel.lexicon.language import language_of
 from whimbrel.models.embedders.base import Embedder
-from whimbrel.search.fusion import Candidate, fuse
+from whimbrel.search.fusion import Candidate, fuse, merge
 from whimbrel.search.presence import Presence
 from whimbrel.search.readers import Readers
+from whimbrel.search.reranking import Reranking
 from whimbrel.search.turns import Turns
+from whimbrel.search.variants import MOST, Variants
 from whimbrel.stores.base import StoreInfo
 
 logger = logging.getLogger("whimbrel.search")
@@ -43,6 +46,11 @@ class Limits:
     max_query_chars: int
     candidates: int
     timeout_s: float
+    queries: int = 1
+
+
+AskOtherwise = Callable[[str, int, str], Awaitable[Variants]]
+"""(question, how many, language): other ways to ask it. Never raises for a model that is out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +65,8 @@ class SearchRequest:
     """Hits that score less are left out."""
     min_position: int = 0
     """Wait until every view that is searched has passed this position."""
+    queries: int | None = None
+    """Queries that the search is made of, the question itself among them; without it, as configured."""
 
 
 @dataclass(slots=True)
@@ -75,6 +85,8 @@ class _Run:
     """How far the embedder's vocabulary has words for the query."""
     unknown: int = 0
     """Rows that a view has found and the catalog does not have."""
+    others: Sequence[str] = ()
+    """Queries that ask the same."""
 
 
 class SearchEngine:
@@ -86,6 +98,8 @@ class SearchEngine:
         limits: Limits,
         *,
         may_judge: Callable[[], bool] = lambda: True,
+        reranking: Reranking | None = None,
+        ask_otherwise: AskOtherwise | None = None,
     ) -> None:
         """`may_judge`: whether a view whose data cannot be read here is damaged: not where the data lies elsewhere."""
         self.catalog = catalog
@@ -93,6 +107,8 @@ class SearchEngine:
         self.limits = limits
         self._embedder_for = embedder_for
         self._may_judge = may_judge
+        self._reranking = reranking
+        self._ask_otherwise = ask_otherwise
         self._turns = Turns(limits.timeout_s)
         self._embedders: dict[int, Embedder] = {}
         self._background: set[asyncio.Task[None]] = set()
@@ -114,25 +130,67 @@ class SearchEngine:
         where = parse(request.filter)
         self._presence.begin()
         run = await self._begin(request, where)
+        await self._vary(request, run)
+        depth = k if self._reranking is None else max(k, self._reranking.candidates)
         async with self._turns.take():
-            hits = await self._find(request, run, k)
+            hits = await self._find(request, run, depth)
         if run.unknown and run.store is not None and run.store.view.state is ViewState.FROZEN:
             run.degraded.append(f"store: {run.unknown} rows were found that are not in the catalog, and left out")
+        if self._reranking is not None and hits:
+            hits = await self._rerank(self._reranking, request.query, run, hits)
         run.timings["total"] = _ms(began)
         searched = [row.view.position for row in (run.store, run.lexicon) if row is not None]
-        return SearchResult(hits, min(searched, default=0), run.degraded, run.timings)
+        return SearchResult(hits[:k], min(searched, default=0), list(dict.fromkeys(run.degraded)), run.timings)
+
+    async def _rerank(self, reranking: Reranking, query: str, run: _Run, hits: Sequence[Hit]) -> list[Hit]:
+        ordered, out = await _timed(run.timings, "rerank", reranking(query, hits))
+        if out:
+            run.degraded.append(out)
+        return ordered
+
+    async def _vary(self, request: SearchRequest, run: _Run) -> None:
+        count = self.limits.queries if request.queries is None else request.queries
+        if count <= 1 or self._ask_otherwise is None:
+            return
+        language = language_of(run.lexicon.view.uri if run.lexicon is not None else "", run.collection.language)
+        found = await _timed(run.timings, "variants", self._ask_otherwise(request.query, count - 1, language))
+        run.others = [query for query in found.queries if len(query) <= self.limits.max_query_chars]
+        if found.degraded:
+            run.degraded.append(found.degraded)
 
     async def _find(self, request: SearchRequest, run: _Run, k: int) -> list[Hit]:
         wanted = max(self.limits.candidates, 2 * k)
         while True:
-            dense, lexical = await self._both(request, run, wanted)
-            candidates = fuse(request.mode, dense, lexical, run.words, run.read)
+            candidates, found = await self._candidates(request, run, wanted)
             hits = await self._hydrate(run, candidates, k, request.threshold)
-            found = max((len(matches.ids) for matches in (dense, lexical) if matches is not None), default=0)
             # Rows that a lagging view still holds and the catalog has no more take places: look further down.
             if len(hits) >= k or found < wanted or request.threshold > 0 or wanted >= 16 * self.limits.max_top_k:
                 return hits
             wanted *= 4
+
+    async def _candidates(self, request: SearchRequest, run: _Run, wanted: int) -> tuple[list[Candidate], int]:
+        """Best first, by all queries at once; and how many rows a view gave at most. Raises when none was answered."""
+        if not run.others:
+            return await self._searched(request, run, wanted)
+        runs = [run, *(replace(run, degraded=[], timings={}) for _ in run.others)]
+        queries = [request.query, *run.others]
+        searches = [
+            self._searched(replace(request, query=query), one, wanted) for query, one in zip(queries, runs, strict=True)
+        ]
+        ended = await asyncio.gather(*searches, return_exceptions=True)
+        failed = [error for error in ended if isinstance(error, BaseException)]
+        answered = [found for found in ended if not isinstance(found, BaseException)]
+        for error in failed:
+            if not answered or isinstance(error, UserError) or not isinstance(error, WhimbrelError):
+                raise error
+        for number, one in enumerate(runs[1:], 2):
+            run.degraded += [f"query {number}: {said}" for said in one.degraded if said not in run.degraded]
+        return merge([candidates for candidates, _ in answered]), max(found for _, found in answered)
+
+    async def _searched(self, request: SearchRequest, run: _Run, wanted: int) -> tuple[list[Candidate], int]:
+        dense, lexical = await self._both(request, run, wanted)
+        found = max((len(matches.ids) for matches in (dense, lexical) if matches is not None), default=0)
+        return fuse(request.mode, dense, lexical, run.words, run.read), found
 
     async def embed_texts(self, collection: str, texts: Sequence[str], kind: EmbedKind) -> npt.NDArray[np.float32]:
         """Vectors in the space of a collection's live store view."""
@@ -186,6 +244,8 @@ class SearchEngine:
             raise BadQuery(
                 f"top_k is {k}; it must be 1 to {self.limits.max_top_k}.", f"Ask for 1 to {self.limits.max_top_k} hits."
             )
+        if request.queries is not None and not 1 <= request.queries <= MOST:
+            raise BadQuery(f"queries is {request.queries}; it must be 1 to {MOST}.", f"Ask for 1 to {MOST}.")
         if not 0 <= request.threshold <= 1:
             raise BadQuery("The threshold must lie between 0 and 1, as scores do.", "Leave it out to see all hits.")
         return k

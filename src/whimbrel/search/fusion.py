@@ -14,7 +14,8 @@ smaller the share of them that any passage holds: without g, long questions woul
 single letters: its vector is noise then, and what words it shares with a passage are names and numbers. See
 `docs/decisions/0013`.
 
-Nothing in them depends on the other hits of the query. Ties break by chunk id.
+Of several queries (`search.queries`) the best of a chunk's scores counts. Nothing in them depends on the other hits.
+Ties break by chunk id.
 """
 
 from __future__ import annotations
@@ -61,6 +62,15 @@ def fuse(
     for chunk_id, score in _scores(lexical):
         scores[chunk_id] = scores.get(chunk_id, 0.0) + (1 - weight) * min(1.0, gain * score)
     return _ranked(list(scores.items()))
+
+
+def merge(rankings: Sequence[Sequence[Candidate]]) -> list[Candidate]:
+    """Of several queries: each chunk with the best of its scores."""
+    best: dict[str, float] = {}
+    for ranking in rankings:
+        for chunk_id, score in ranking:
+            best[chunk_id] = max(score, best.get(chunk_id, 0.0))
+    return _ranked(list(best.items()))
 
 
 def _scores(matches: Matches | None) -> list[tuple[str, float]]:

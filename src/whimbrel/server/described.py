@@ -53,6 +53,7 @@ class HitShape(BaseModel):
 
     rank: int
     score: float
+    retrieval_score: float | None
     chunk_id: str
     document_id: str
     uri: str

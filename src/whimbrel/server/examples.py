@@ -14,6 +14,7 @@ TURN_ID = "c0ffee1f0a9b7d4e2fa3c6d8b1907f2e"
 HIT = {
     "rank": 1,
     "score": 0.83,
+    "retrieval_score": None,
     "chunk_id": CHUNK_ID,
     "document_id": DOCUMENT_ID,
     "uri": "file:///notes/birds.md",

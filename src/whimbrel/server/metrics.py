@@ -13,9 +13,10 @@ from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 from prometheus_client.exposition import choose_encoder
-from prometheus_client.metrics_core import GaugeMetricFamily, Metric
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from whimbrel.catalog.cache import Cache
 from whimbrel.catalog.figures import CollectionFigures
 from whimbrel.domain import Answer, Mode, SearchResult
 from whimbrel.server.version import version
@@ -38,10 +39,12 @@ class HomeFigures:
     embedded_upto: Mapping[int, int]
     """By collection's key; empty where another process is the owner."""
     owner: bool
+    cache: Mapping[str, tuple[int, int]]
+    """Entries and bytes by kind."""
 
 
 class Metrics:
-    def __init__(self) -> None:
+    def __init__(self, cache: Cache) -> None:
         self.registry = registry = CollectorRegistry()
         self.home: HomeFigures | None = None
         """The last that was read."""
@@ -63,6 +66,7 @@ class Metrics:
         self._sentences = Counter(
             "whimbrel_answer_sentences", "Sentences of answers, as they were checked.", ["supported"], registry=registry
         )
+        registry.register(_CacheCollector(self, cache))
         registry.register(_HomeCollector(self))
 
     def answered_request(self, method: str, route: str, status: int, seconds: float) -> None:
@@ -83,6 +87,31 @@ class Metrics:
         """What a scraper gets, and its content type, by its `Accept` header."""
         encode, content_type = choose_encoder(accept)
         return encode(self.registry), content_type
+
+
+class _CacheCollector(Collector):
+    def __init__(self, metrics: Metrics, cache: Cache) -> None:
+        self._metrics = metrics
+        self._cache = cache
+
+    def describe(self) -> list[Metric]:
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        lookups = CounterMetricFamily(
+            "whimbrel_cache_lookups", "What models had computed before, and was there or not.", labels=["cache", "hit"]
+        )
+        for (kind, hit), count in self._cache.lookups().items():
+            lookups.add_metric([kind, _flag(hit)], count)
+        yield lookups
+        yield CounterMetricFamily(
+            "whimbrel_cache_errors", "Reads and writes of the cache that failed.", value=self._cache.errors
+        )
+        sizes = self._metrics.home.cache if self._metrics.home is not None else {}
+        counts = Tally[tuple[str, ...]]({(kind,): count for kind, (count, _) in sizes.items()})
+        taken = Tally[tuple[str, ...]]({(kind,): size for kind, (_, size) in sizes.items()})
+        yield _by("whimbrel_cache_entries", "What is kept of models' work, by all processes.", ["cache"], counts)
+        yield _by("whimbrel_cache_bytes", "Its size.", ["cache"], taken)
 
 
 class _HomeCollector(Collector):

@@ -106,7 +106,12 @@ class Searching(Body):
     top_k: StrictInt | None = Field(None, description="Hits wanted; without it, `search.top_k`.")
     mode: Mode = Mode.HYBRID
     filter: Value = Field(None, description='On metadata: `{"site": "docs", "year": {"$gte": 2020}}`.')
-    threshold: StrictFloat | StrictInt = Field(0.0, description="Hits that score less are left out; 0 to 1.")
+    threshold: StrictFloat | StrictInt = Field(
+        0.0, description="Hits that score less are left out, before they are reranked; 0 to 1."
+    )
+    queries: StrictInt | None = Field(
+        None, description="Queries that the search is made of, 1 to 8; without it, `search.queries`."
+    )
 
 
 class SearchBody(Searching):
@@ -121,6 +126,9 @@ class QueryBody(Searching):
     top_k: StrictInt | None = Field(None, description="Passages to answer from; without it, 8.")
     conversation_id: Text | None = Field(
         None, max_length=200, description="The conversation that it belongs to; `new` begins one."
+    )
+    fresh: StrictBool = Field(
+        False, description="Not an answer that was given before to the same question, if nothing has changed since."
     )
     stream: StrictBool | None = Field(
         None, description="Answer with server-sent events; without it, where `Accept` asks for them."

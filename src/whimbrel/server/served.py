@@ -41,7 +41,7 @@ class Served:
         self.whimbrel = whimbrel
         self.owner_elsewhere = False
         """Whether another process owned the home when it was last looked at."""
-        self.metrics = Metrics()
+        self.metrics = Metrics(whimbrel.cache)
         self.health = Health(self)
         self.provider = Provider(whimbrel)
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="api")
@@ -89,6 +89,7 @@ class Served:
                 figures.job_counts(connection),
                 owner.embedded_upto() if owner is not None else {},
                 self.owner is True,
+                self.whimbrel.cache.sizes(),
             )
 
     # --- readiness ---------------------------------------------------------------------------------------------------

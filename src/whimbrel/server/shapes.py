@@ -24,6 +24,7 @@ def hit(found: Hit) -> dict[str, Any]:
     return {
         "rank": found.rank,
         "score": found.score,
+        "retrieval_score": found.retrieval_score,
         "chunk_id": found.chunk_id,
         "document_id": found.document_id,
         "uri": found.uri,

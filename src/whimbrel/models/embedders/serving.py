@@ -42,6 +42,11 @@ class ServingEmbedder(Embedder):
         return replace(self._space, max_tokens=current.space.max_tokens)
 
     @property
+    def served_by(self) -> Space:
+        """Of the model that makes the vectors now."""
+        return (self._current or self.current()).space
+
+    @property
     def tokenizer(self) -> Path:
         return self.current().tokenizer
 

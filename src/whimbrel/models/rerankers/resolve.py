@@ -23,6 +23,11 @@ from whimbrel.models.rerankers.base import Reranker
 
 def resolve_reranker(spec: str, *, threads: int | None = None) -> Reranker:
     """The reranker that `spec` names; `threads` bounds what runs at a time in this process. Raises `ConfigError`."""
+    return _PROVIDERS[check_provider(spec)](spec.strip().partition(":")[2], threads)
+
+
+def check_provider(spec: str) -> str:
+    """The provider of `spec`. Raises `ConfigError` where there is none of that name; opens nothing."""
     provider, _, model = spec.strip().partition(":")
     if provider not in _PROVIDERS:
         known = ", ".join(_PROVIDERS)
@@ -31,7 +36,7 @@ def resolve_reranker(spec: str, *, threads: int | None = None) -> Reranker:
         raise ConfigError(f"There is no reranker {spec!r}.{guess}", f"Rerankers: {known} (as `provider:model`).")
     if not model:
         raise ConfigError(f"{provider!r} needs a model.", f"Write `{provider}:{_EXAMPLES[provider]}`.")
-    return _PROVIDERS[provider](model, threads)
+    return provider
 
 
 def _onnx(model: str, threads: int | None) -> Reranker:

@@ -52,6 +52,7 @@ async def query(body: QueryBody, request: Request) -> Response:
     """An answer with citations. Each quote is the document's text at its offsets."""
     here = served(request)
     options = _options(body)
+    options["fresh"] = body.fresh
     if body.conversation_id is not None:
         may_write(request)
         options["conversation_id"] = body.conversation_id
@@ -73,6 +74,7 @@ async def _answering(here: Served, body: QueryBody, options: dict[str, Any]) -> 
 
 def _options(body: Searching) -> dict[str, Any]:
     options: dict[str, Any] = {"mode": body.mode, "filter": body.filter, "threshold": body.threshold}
-    if body.top_k is not None:
-        options["top_k"] = body.top_k
+    for name in ("top_k", "queries"):
+        if (value := getattr(body, name)) is not None:
+            options[name] = value
     return options
