@@ -54,7 +54,7 @@ class Shell:
         inherited = {key: value for key, value in os.environ.items() if not key.startswith("WHIMBREL_")}
         inherited.pop("DATABASE_URL", None)
         # One worker: starting a second takes longer than what these tests give it to read.
-        few = {"WHIMBREL_HOME": str(home), "WHIMBREL_INGEST_WORKERS": "1"}
+        few = {"WHIMBREL_HOME": str(home), "WHIMBREL_INGEST_WORKERS": "1", "WHIMBREL_CACHE_ANSWERS_S": "0"}
         self.env: Mapping[str, str] = {**inherited, **few, **variables}
 
     def run(self, *args: str, ok: bool = True) -> Ran:

@@ -349,6 +349,20 @@ def test_a_repeated_workload_is_nine_tenths_hits(tmp_path: Path, monkeypatch: py
         assert seen[Kind.ANSWERS, True] / (seen[Kind.ANSWERS, True] + seen[Kind.ANSWERS, False]) >= 0.9
 
 
+def test_metrics_tell_hits_and_sizes(home: Whimbrel) -> None:
+    from whimbrel.server.metrics import HomeFigures, Metrics
+
+    for _ in range(3):
+        home.search("tern", mode="dense")
+    metrics = Metrics(home.cache)
+    home.cache.flush()
+    metrics.home = HomeFigures([], {}, {}, True, home.cache.sizes())
+    text = metrics.text("")[0].decode()
+    assert 'whimbrel_cache_lookups_total{cache="query_vectors",hit="true"} 2.0' in text
+    assert 'whimbrel_cache_lookups_total{cache="query_vectors",hit="false"} 1.0' in text
+    assert 'whimbrel_cache_entries{cache="query_vectors"} 1.0' in text
+
+
 def test_keys_tell_parts_apart() -> None:
     assert key_of("ab", "c") != key_of("a", "bc") != key_of("abc")
     assert len(key_of("x")) == 16

@@ -54,7 +54,20 @@ def test_search_finds_what_was_sent(served: Served) -> None:
     assert found["position"] >= len(TEXTS)
     first = found["hits"][0]
     assert set(first) == {
-        *("rank", "score", "chunk_id", "document_id", "uri", "title", "text", "start", "end", "metadata", "page")
+        *(
+            "rank",
+            "score",
+            "retrieval_score",
+            "chunk_id",
+            "document_id",
+            "uri",
+            "title",
+            "text",
+            "start",
+            "end",
+            "metadata",
+            "page",
+        )
     }
     assert first["rank"] == 1
     assert first["title"] == "The whimbrel"
@@ -168,13 +181,26 @@ def test_its_state_can_be_looked_at(served: Served) -> None:
     assert served.http.get("/v1/jobs", params={"limit": 1}).json()["jobs"]
 
 
+def test_one_question_may_be_asked_in_several_ways(served: Served) -> None:
+    body = {"query": "Which bird flies far, and where does it nest?"}
+    one = served.http.post("/v1/search", json=body).json()
+    several = served.http.post("/v1/search", json={**body, "queries": 3}).json()
+    assert "variants" in several["timings_ms"]
+    assert "variants" not in one["timings_ms"]
+    assert served.http.post("/v1/search", json={**body, "queries": 9}).json()["type"].endswith("BadQuery")
+    assert served.http.post("/v1/query", json={**body, "queries": 2, "fresh": True}).json()["degraded"] == []
+    counted = served.http.get("/metrics").text
+    assert 'whimbrel_cache_lookups_total{cache="query_vectors",hit="true"}' in counted
+    assert "whimbrel_cache_errors_total 0.0" in counted
+
+
 def test_the_description_names_every_field(served: Served) -> None:
     described = served.http.get("/openapi.json").json()
     assert {"/v1/search", "/v1/query", "/v1/documents", "/v1/jobs/{job_id}", "/health", "/ready"} <= set(
         described["paths"]
     )
     schemas = described["components"]["schemas"]
-    assert {"query", "collection", "top_k", "mode", "filter", "threshold", "min_position"} == set(
+    assert {"query", "collection", "top_k", "mode", "filter", "threshold", "queries", "min_position"} == set(
         schemas["SearchBody"]["properties"]
     )
     assert "chunk_id" in schemas["HitShape"]["properties"]

@@ -43,8 +43,8 @@ class ServingEmbedder(Embedder):
 
     @property
     def served_by(self) -> Space:
-        """Of the model that makes the vectors now."""
-        return (self._current or self.current()).space
+        """Of the model that makes the vectors now; may read the catalog."""
+        return self.current().space
 
     @property
     def tokenizer(self) -> Path:
