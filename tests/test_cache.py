@@ -100,11 +100,11 @@ def test_what_is_too_old_is_not_found(catalog: Catalog, tmp_path: Path, monkeypa
 def test_nothing_is_kept_where_that_is_said(catalog: Catalog, tmp_path: Path) -> None:
     cache = made(catalog, tmp_path, max_bytes=0)
     cache.keep(VECTORS, {keys(1)[0]: b"1"})
-    cache.keep_of(1, Kind.ANSWERS, keys(1)[0], b"1")
+    cache.keep_of(1, "a", Kind.ANSWERS, keys(1)[0], b"1")
     cache.close()
     assert not (tmp_path / "cache.db").exists()
     no_answers = made(catalog, tmp_path, answers_s=0)
-    no_answers.keep_of(1, Kind.ANSWERS, keys(1)[0], b"1")
+    no_answers.keep_of(1, "a", Kind.ANSWERS, keys(1)[0], b"1")
     no_answers.keep(VECTORS, {keys(1)[0]: b"1"})
     no_answers.flush()
     assert set(no_answers.sizes()) == {VECTORS}
@@ -115,8 +115,8 @@ def test_a_collections_answers_are_erased_from_the_files(catalog: Catalog, tmp_p
     cache = made(catalog, tmp_path)
     cache.erase(1)  # of nothing
     mine, yours, score = keys(3)
-    cache.keep_of(1, Kind.ANSWERS, mine, b"zyxosecretq" * 50)
-    cache.keep_of(2, Kind.ANSWERS, yours, b"yours")
+    cache.keep_of(1, "a", Kind.ANSWERS, mine, b"zyxosecretq" * 50)
+    cache.keep_of(2, "a", Kind.ANSWERS, yours, b"yours")
     cache.keep(Kind.RERANK_SCORES, {score: b"1234"})
     cache.flush()
     cache.erase(1)
@@ -125,6 +125,19 @@ def test_a_collections_answers_are_erased_from_the_files(catalog: Catalog, tmp_p
     for file in tmp_path.glob("cache.db*"):
         assert b"zyxosecretq" not in file.read_bytes()
     cache.close()
+
+
+def test_what_belongs_to_an_earlier_state_goes_when_a_later_one_is_kept(catalog: Catalog, tmp_path: Path) -> None:
+    one, other = made(catalog, tmp_path), made(catalog, tmp_path)
+    first, second, third, fourth = keys(4)
+    one.keep_of(1, "first", Kind.ANSWERS, first, b"1")
+    one.keep_of(2, "first", Kind.ANSWERS, second, b"2")
+    other.keep_of(1, "first", Kind.ANSWERS, third, b"3")
+    assert set(found(other, [first, second, third], Kind.ANSWERS)) == {first, second, third}
+    other.keep_of(1, "second", Kind.ANSWERS, fourth, b"4")
+    assert set(found(one, [first, second, third, fourth], Kind.ANSWERS)) == {second, fourth}
+    one.close()
+    other.close()
 
 
 def test_a_damaged_file_is_begun_anew(tmp_path: Path) -> None:
@@ -298,6 +311,18 @@ def test_an_answer_that_lacked_something_is_not_kept(tmp_path: Path, home: Whimb
         model.behaviour = "answer"
         found = whimbrel.ask(QUESTION)
         assert (found.degraded, found.model) == ([], model.spec)
+
+
+def test_what_would_be_said_again_keeps_no_answer_from_being_kept(
+    tmp_path: Path, home: Whimbrel, model: ModelServer
+) -> None:
+    home.add([{"id": f"t{n}", "text": f"# Terns {n}\n\n" + "The tern flies far each year. " * 20} for n in range(4)])
+    home.close()
+    with opened(tmp_path, model=model.spec, **{"answer.passage_tokens": 200}) as whimbrel:
+        first = whimbrel.ask(QUESTION)
+        assert "passages fit `answer.passage_tokens`" in first.degraded[0]
+        again = whimbrel.ask(QUESTION)
+        assert (again.usage, again.degraded) == ({"cached": True}, first.degraded)
 
 
 def test_a_follow_up_is_answered_anew_and_a_conversation_may_begin_with_a_kept_answer(home: Whimbrel) -> None:

@@ -169,7 +169,7 @@ class Asking:
             async for event in made:
                 if isinstance(event, Passages):
                     passages = event
-                elif isinstance(event, Answer) and passages is not None and not event.degraded:
+                elif isinstance(event, Answer) and passages is not None and self._answers.may_keep(event):
                     await asyncio.to_thread(self._keep, place, key, passages, event)
                 yield event
 

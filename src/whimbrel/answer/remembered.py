@@ -26,6 +26,9 @@ from whimbrel.config import Settings
 from whimbrel.domain import Answer, CheckedSentence, Citation, Evidence, Hit, Passages
 from whimbrel.search.engine import SearchRequest
 
+_LASTING = ("`answer.passage_tokens`", "`answer.max_tokens`", "answer: the question seems to be in ")
+"""In what `degraded` says of the question and the settings: the next answer would say it too."""
+
 
 @dataclass(frozen=True, slots=True)
 class Remembered:
@@ -40,7 +43,6 @@ class Answers:
         self._cache = cache
         chosen = {name: getattr(settings, name).model_dump() for name in ("answer", "search", "rerank")}
         self._made_by = json.dumps([__version__, settings.reranker, chosen], sort_keys=True, default=str)
-        self._states: dict[int, str] = {}
 
     @property
     def on(self) -> bool:
@@ -56,12 +58,13 @@ class Answers:
         found = (await self._cache.find(Kind.ANSWERS, [key])).get(key)
         return _read(found) if found is not None else None
 
+    def may_keep(self, answer: Answer) -> bool:
+        """Whether nothing was out: the next answer could be better otherwise."""
+        return all(any(part in said for part in _LASTING) for said in answer.degraded)
+
     def keep(self, collection: Collection, state: str, key: bytes, passages: Passages, answer: Answer) -> None:
-        """Those of an earlier state go, as nobody finds them any more."""
-        if self._states.get(collection.id) != state:
-            self._cache.forget_answers(collection.id)
-            self._states[collection.id] = state
-        self._cache.keep_of(collection.id, Kind.ANSWERS, key, _written(passages, answer))
+        """Those of earlier states go, as nobody finds them any more."""
+        self._cache.keep_of(collection.id, state, Kind.ANSWERS, key, _written(passages, answer))
 
 
 def state_of(connection: Connection, collection: Collection) -> str:

@@ -81,6 +81,7 @@ class Cache:
         self._stopping = threading.Event()
         self._writing = threading.Lock()
         self._writes = 0
+        self._states: dict[int, bytes] = {}
         self._seen: Counter[tuple[str, bool]] = Counter()
         self._warned = False
         self.errors = 0
@@ -154,11 +155,15 @@ class Cache:
             self._remember(entry)
             self._enqueue(entry)
 
-    def keep_of(self, collection_id: int, kind: Kind, key: bytes, data: bytes) -> None:
-        """At once, as something of a collection."""
-        if self.keeps(kind) and len(data) <= self._max_bytes // 10:
-            entry = Entry(kind, key, data, time.time(), collection_id)
-            self._write([entry], [])
+    def keep_of(self, collection_id: int, state: str, kind: Kind, key: bytes, data: bytes) -> None:
+        """At once, as something of a collection in this state. What was kept of it in others goes."""
+        if not self.keeps(kind) or len(data) > self._max_bytes // 10:
+            return
+        hashed = key_of(state)
+        self._write([Entry(kind, key, data, time.time(), collection_id, hashed)], [])
+        if self._states.get(collection_id) != hashed:
+            self._tried(lambda: self._rows.forget(kind, collection_id, other_than=hashed), None)
+            self._states[collection_id] = hashed
 
     def _touch(self, entry: Entry) -> None:
         now = time.monotonic()

@@ -53,6 +53,7 @@ entries = Table(
     Column("kind", Text, nullable=False),
     Column("key", LargeBinary(16), nullable=False),
     Column("scope", BigInteger, nullable=False),
+    Column("state", LargeBinary(16), nullable=False),
     Column("data", LargeBinary, nullable=False),
     Column("size", Integer, nullable=False),
     Column("made_at", Double, nullable=False),
@@ -72,6 +73,8 @@ class Entry:
     """Unix time."""
     scope: int = 0
     """The collection's key, of what belongs to one."""
+    state: bytes = b""
+    """Of the collection, as a hash."""
 
 
 class Rows:
@@ -97,14 +100,16 @@ class Rows:
         """Put in `new`, in the place of what has their keys, and note that `used` were."""
         now = time.time()
         rows = [
-            {"kind": one.kind, "key": one.key, "scope": one.scope, "data": one.data, "made_at": one.made_at,
+            {"kind": one.kind, "key": one.key, "scope": one.scope, "state": one.state, "data": one.data, "made_at": one.made_at,
              "used_at": now, "size": len(one.data) + ROW_BYTES}
             for one in {(one.kind, one.key): one for one in new}.values()
         ]  # fmt: skip
         with self._begun() as connection:
             if rows:
                 put: Any = (sqlite if self._catalog.is_sqlite else postgresql).insert(entries)
-                changed = {name: put.excluded[name] for name in ("scope", "data", "made_at", "used_at", "size")}
+                changed = {
+                    name: put.excluded[name] for name in ("scope", "state", "data", "made_at", "used_at", "size")
+                }
                 ordered = sorted(rows, key=lambda row: (row["kind"], row["key"]))  # others that write wait, never lock
                 connection.execute(put.on_conflict_do_update(index_elements=["kind", "key"], set_=changed), ordered)
             for start in range(0, len(used), MOST_KEYS):
@@ -112,8 +117,18 @@ class Rows:
                 which = tuple_(entries.c.kind, entries.c.key).in_(some)
                 connection.execute(update(entries).where(which).values(used_at=now))
 
-    def forget(self, kind: str, scope: int | None = None, made_before: float | None = None) -> None:
+    def forget(
+        self,
+        kind: str,
+        scope: int | None = None,
+        *,
+        made_before: float | None = None,
+        other_than: bytes | None = None,
+    ) -> None:
+        """`other_than`: only what was kept in another state."""
         where = [entries.c.kind == kind]
+        if other_than is not None:
+            where.append(entries.c.state != other_than)
         if scope is not None:
             where.append(entries.c.scope == scope)
         if made_before is not None:
