@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -100,16 +100,13 @@ class Rows:
         """Put in `new`, in the place of what has their keys, and note that `used` were."""
         now = time.time()
         rows = [
-            {"kind": one.kind, "key": one.key, "scope": one.scope, "state": one.state, "data": one.data, "made_at": one.made_at,
-             "used_at": now, "size": len(one.data) + ROW_BYTES}
+            {**asdict(one), "used_at": now, "size": len(one.data) + ROW_BYTES}
             for one in {(one.kind, one.key): one for one in new}.values()
-        ]  # fmt: skip
+        ]
         with self._begun() as connection:
             if rows:
                 put: Any = (sqlite if self._catalog.is_sqlite else postgresql).insert(entries)
-                changed = {
-                    name: put.excluded[name] for name in ("scope", "state", "data", "made_at", "used_at", "size")
-                }
+                changed = {column.name: put.excluded[column.name] for column in entries.c if not column.primary_key}
                 ordered = sorted(rows, key=lambda row: (row["kind"], row["key"]))  # others that write wait, never lock
                 connection.execute(put.on_conflict_do_update(index_elements=["kind", "key"], set_=changed), ordered)
             for start in range(0, len(used), MOST_KEYS):
