@@ -7,24 +7,16 @@ before it is there wait for it.
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
-import os
-import signal
 import socket
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, NoReturn
-
-import uvicorn
-from uvicorn.config import Config
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, NoReturn
 
 from whimbrel.errors import WhimbrelError
 from whimbrel.home import Home
-from whimbrel.server.connections import bounded
 from whimbrel.server.gate import Gate
 from whimbrel.server.hosts import check_server, is_loopback_name
+from whimbrel.server.http import FINISH_S, Http, bound_memory, config, no_collection, on_signals, runner, url_of
 from whimbrel.server.logs import set_up_logging
 from whimbrel.server.sockets import HomeSocket, listen
 
@@ -40,8 +32,6 @@ logger = logging.getLogger("whimbrel.server")
 
 OWN_EVERY_S = 2.0
 WARM_S = 5.0
-FINISH_S = 4
-"""How long requests under way may take after a signal, and then the owner's batch at hand."""
 
 
 def serve(
@@ -84,16 +74,16 @@ def _run(
     on_ready: Callable[[str], None] | None,
 ) -> None:
     set_up_logging(settings.log)
-    _bound_memory()
+    bound_memory()
     host = settings.server.host if host is None else host
     check_server(settings)
     sockets = listen(host, settings.server.port if port is None else port)
     _say_who_may_write(settings, sockets)
     server = _Server(open_whimbrel, settings, sockets)
     if on_ready is not None:
-        on_ready(_url(host, sockets[0]))
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        runner.run(server.main())
+        on_ready(url_of(host, sockets[0]))
+    with runner() as loop:
+        loop.run(server.main())
 
 
 def _say_who_may_write(settings: Settings, sockets: Sequence[socket.socket]) -> None:
@@ -102,31 +92,6 @@ def _say_who_may_write(settings: Settings, sockets: Sequence[socket.socket]) -> 
             "no API keys are set: whoever can reach this address may read, and nobody may write but over loopback. "
             "Set WHIMBREL_API_KEYS=NAME:SECRET"
         )
-
-
-def _bound_memory() -> None:
-    """Two heaps for the C library's allocator instead of eight for each core. A search runs on a dozen threads, and
-    what they free stays with their heap: 100 searches of 30,000 chunks take 358 MB then and not 434, as quickly."""
-    import ctypes
-
-    arena_max = -8  # M_ARENA_MAX of glibc's malloc.h
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None and "MALLOC_ARENA_MAX" not in os.environ:
-        mallopt(arena_max, 2)
-
-
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    try:
-        import uvloop
-    except ImportError:  # there is none for Windows
-        return None
-    factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
-    return factory
-
-
-def _url(host: str, bound: socket.socket) -> str:
-    name = f"[{host}]" if ":" in host else host
-    return f"http://{name}:{bound.getsockname()[1]}"
 
 
 class _Server:
@@ -142,10 +107,7 @@ class _Server:
         self._owning: asyncio.Task[bool] | None = None
 
     async def main(self) -> None:
-        loop = asyncio.get_running_loop()
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGTERM, signal.SIGINT):
-                loop.add_signal_handler(number, self._stop)
+        on_signals(self._stop)
         background = asyncio.create_task(self._behind(), name="opening")
         background.add_done_callback(lambda _: self._stop())  # it ends only by an error
         try:
@@ -159,13 +121,12 @@ class _Server:
 
     def _stop(self) -> None:
         """Take no more requests, and finish those under way; asked twice, do not wait for them."""
-        self._http.force_exit = self._http.should_exit
-        self._http.should_exit = True
+        self._http.stop()
         self._gate.give_up()
 
     async def _behind(self) -> NoReturn:
         """Open the home behind the open port; then look after who owns it."""
-        with _no_collection():
+        with no_collection():
             whimbrel = self._whimbrel = await asyncio.to_thread(self._open_whimbrel)
             app = await asyncio.to_thread(self._application, whimbrel)
             served = self._served = app.state.served
@@ -214,16 +175,12 @@ class _Server:
         logger.info("stopped")
 
 
-class _Http(uvicorn.Server):
-    """uvicorn on sockets that are open already, and on one more that comes later."""
+class _Http(Http):
+    """With one more socket, that comes later."""
 
     def __init__(self, gate: Gate, limits: Server, sockets: list[socket.socket]) -> None:
-        super().__init__(_config(gate, limits))
-        self._unix = _config(gate.for_unix, limits)
-        self._tcp = sockets
-
-    async def serve(self, sockets: list[socket.socket] | None = None) -> None:
-        await self._serve(self._tcp if sockets is None else sockets)
+        super().__init__(gate, limits, sockets)
+        self._unix = config(gate.for_unix, limits)
 
     async def listen_unix(self, bound: socket.socket) -> None:
         self._unix.load()
@@ -234,35 +191,3 @@ class _Http(uvicorn.Server):
             )
 
         self.servers.append(await asyncio.get_running_loop().create_unix_server(protocol, sock=bound))
-
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield  # ours are set already, and do not end the process by a signal
-
-
-def _config(app: Any, limits: Server) -> Config:
-    return Config(
-        app,
-        http=bounded(limits),
-        ws="none",
-        lifespan="off",
-        interface="asgi3",
-        log_config=None,
-        access_log=False,
-        proxy_headers=False,
-        server_header=False,
-        timeout_keep_alive=limits.keep_alive_s,
-        timeout_graceful_shutdown=FINISH_S,
-    )
-
-
-@contextmanager
-def _no_collection() -> Iterator[None]:
-    """Importing makes much and drops nothing: without the collector it takes a tenth less time. What it made is never
-    looked at again, which keeps pauses of many milliseconds out of searches."""
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.freeze()
-        gc.enable()
