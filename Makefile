@@ -30,11 +30,11 @@ JOBS ?= logical
 UV ?= uv
 LOCK := $(UV) pip compile --quiet --universal --generate-hashes --python-version 3.11 --no-header --no-emit-index-url
 
-.PHONY: help setup demo test check soak bench docs stores lock clean
+.PHONY: help setup demo test test-torch check soak bench docs stores lock clean
 
 help: ## List what there is to make.
-	@grep -E '^[a-z]+:.*## ' Makefile | sed -E 's/^([a-z]+):.*## /  make \1|/' | column -t -s '|' 2>/dev/null \
-		|| grep -E '^[a-z]+:.*## ' Makefile
+	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## /  make \1|/' | column -t -s '|' 2>/dev/null \
+		|| grep -E '^[a-z-]+:.*## ' Makefile
 
 setup: $(DEV) ## Make .venv with everything, tools of development included.
 
@@ -50,6 +50,18 @@ endif
 
 test: $(DEV) $(MILVUS) ## Run all tests but the long ones, a process for each core (JOBS=N: for N of them).
 	$(BIN)/python -m pytest -m "not soak" -n $(JOBS) --maxprocesses 4 --dist worksteal
+
+# An environment of its own: torch is larger than all the rest. The build for the CPU is enough.
+TORCH := .venv-torch
+test-torch: $(TORCH)/.installed ## Test the models that torch runs (sentence-transformers).
+	PYTHONPATH=src $(TORCH)/bin/python -m pytest tests/test_sentence_transformers.py
+
+$(TORCH)/.installed: requirements-dev.lock
+	@echo "Installing torch and all the rest into $(TORCH) ..."
+	@test -x $(TORCH)/bin/python || $(PYTHON) -m venv $(TORCH)
+	@$(TORCH)/bin/python -m pip --disable-pip-version-check --quiet install --require-hashes -r requirements-dev.lock
+	@$(TORCH)/bin/python -m pip --disable-pip-version-check --quiet install 'torch==2.13.0' 'sentence-transformers>=6.2,<7'
+	@touch $@
 
 check: $(DEV) ## Lint, format, strict types, and who may import whom.
 	$(BIN)/ruff check .
@@ -76,7 +88,7 @@ lock: ## For maintainers: resolve all lock files anew (needs uv; `UV=path`). Upg
 	echo milvus==2.3.5 | $(LOCK) - -o requirements-milvus.lock
 
 clean: ## Back to a bare checkout.
-	rm -rf .venv .venv-milvus .demo site dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .venv .venv-milvus $(TORCH) .demo site dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find src tests bench tools -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(RUN): requirements.lock pyproject.toml

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from urllib.parse import parse_qsl
 
 from whimbrel.errors import ConfigError, ModelDown, ModelKeyRefused
 from whimbrel.models.embedders.layout import POOLINGS, Options
 
-_REPOSITORY = re.compile(r"(?P<id>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?")
+REPOSITORY = re.compile(r"(?P<id>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?")
 _TEXTS = ("*.json", "1_Pooling/config.json", "vocab.txt", "*.model")
 
 
@@ -20,7 +21,7 @@ def locate(named: str) -> tuple[Path, Options, str, str]:
     place, _, query = named.partition("?")
     options = _options(query)
     folder = Path(place).expanduser()
-    repository = _REPOSITORY.fullmatch(place)
+    repository = REPOSITORY.fullmatch(place)
     if folder.is_dir() or repository is None or place.startswith((".", "~", "/")):
         return folder, options, "", ""
     folder = _download(repository["id"], repository["revision"], options.file)
@@ -47,6 +48,15 @@ def _options(query: str) -> Options:
 
 
 def _download(repository: str, revision: str | None, file: str) -> Path:
+    def wanted(found: Sequence[str]) -> list[str]:
+        networks = [file] if file else [name for name in ("onnx/model.onnx", "model.onnx") if name in found][:1]
+        return [*_TEXTS, *(name for network in networks for name in (network, f"{network}_data"))]
+
+    return download(repository, revision, wanted)
+
+
+def download(repository: str, revision: str | None, wanted: Callable[[Sequence[str]], Sequence[str]]) -> Path:
+    """The folder of a snapshot; `wanted` chooses among the names of its files, by patterns. Raises as `locate`."""
     from httpx import HTTPError
     from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub import errors as raised
@@ -55,10 +65,9 @@ def _download(repository: str, revision: str | None, file: str) -> Path:
     token = os.environ.get("HF_TOKEN") or None
     try:
         found = HfApi(endpoint=endpoint, token=token).list_repo_files(repository, revision=revision)
-        networks = [file] if file else [name for name in ("onnx/model.onnx", "model.onnx") if name in found][:1]
-        wanted = [*_TEXTS, *(name for network in networks for name in (network, f"{network}_data"))]
+        patterns = list(wanted(found))
         return Path(
-            snapshot_download(repository, revision=revision, allow_patterns=wanted, endpoint=endpoint, token=token)
+            snapshot_download(repository, revision=revision, allow_patterns=patterns, endpoint=endpoint, token=token)
         )
     except (raised.GatedRepoError, raised.RepositoryNotFoundError, raised.RevisionNotFoundError) as error:
         if isinstance(error, raised.GatedRepoError):

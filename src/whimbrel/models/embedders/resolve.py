@@ -8,6 +8,7 @@
 | `ollama:MODEL` | Ollama |
 | `huggingface:MODEL` | Hugging Face's Inference API, or the endpoint at `HF_BASE_URL` |
 | `onnx:PATH_OR_HUB_ID` | the ONNX network in a folder, or of the Hugging Face Hub (`ORG/NAME[@REVISION]`) |
+| `sentence-transformers:PATH_OR_HUB_ID` | any model of sentence-transformers, run by torch |
 
 Each provider's module is imported by its own branch, so that what is not used costs nothing.
 """
@@ -52,6 +53,12 @@ def _onnx(model: str, threads: int | None) -> Embedder:
     return OnnxEmbedder(read_layout(folder, options, name, revision), threads=threads)
 
 
+def _sentence_transformers(model: str, threads: int | None) -> Embedder:
+    from whimbrel.models.embedders.sentence import SentenceEmbedder
+
+    return SentenceEmbedder(model, threads=threads)
+
+
 def _remote(provider: str) -> Callable[[str, int | None], Embedder]:
     def made(model: str, threads: int | None) -> Embedder:
         from whimbrel.models.embedders import wires
@@ -88,5 +95,6 @@ def _options(provider: str, model: str) -> tuple[str, dict[str, str]]:
 _PROVIDERS: dict[str, Callable[[str, int | None], Embedder]] = {
     "minilm": _minilm,
     "onnx": _onnx,
+    "sentence-transformers": _sentence_transformers,
     **{provider: _remote(provider) for provider in ("tei", "openai", "ollama", "huggingface")},
 }

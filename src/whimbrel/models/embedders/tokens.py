@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from itertools import chain
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -70,6 +70,19 @@ class TextTokenizer:
             np.array(self._tokenizer.post_process(part).ids, dtype=np.int64)
             for part in (encoding, *encoding.overflowing)
         ]
+
+    def parts(self, text: str, size: int) -> list[str]:
+        """`text` in few parts of at most `size` tokens, special ones not counted, of nearly equal length; cut between
+        words where that can be."""
+        starts, _ = self.spans(text)
+        words = [int(start) for start in starts if start == 0 or text[start - 1].isspace()]
+        for places in (words, starts.tolist()):
+            for count in range(-(-len(starts) // size), 2 * (-(-len(starts) // size)) + 1):
+                cuts = [0, *(places[part * len(places) // count] for part in range(1, count)), len(text)]
+                parts = [text[start:end] for start, end in pairwise(cuts)]
+                if all(len(self._encode(part)) <= size for part in parts):
+                    return parts
+        raise TextRefused("The text cannot be cut into parts that the model reads.", "Put blanks between its words.")
 
     def familiar(self, text: str) -> float:
         """0..1: how far the vocabulary has words for `text`, by the letters to a token; 1 where there are no letters.

@@ -7,6 +7,7 @@
 | `cohere:MODEL` | Cohere |
 | `cohere:URL?model=MODEL` | any server that speaks Cohere's protocol: vLLM, llama.cpp, ... |
 | `jina:MODEL`, `voyage:MODEL` | Jina, Voyage |
+| `sentence-transformers:PATH_OR_HUB_ID` | the cross-encoder in a folder, or of the Hugging Face Hub, run by torch |
 | `huggingface:MODEL`, `huggingface:URL` | Hugging Face's Inference API; an endpoint of Text Embeddings Inference |
 
 Each provider's module is imported by its own branch, so that what is not used costs nothing.
@@ -48,6 +49,12 @@ def _onnx(model: str, threads: int | None) -> Reranker:
     return OnnxReranker(about, spec=f"onnx:{model}", threads=threads)
 
 
+def _sentence_transformers(model: str, threads: int | None) -> Reranker:
+    from whimbrel.models.rerankers.sentence import SentenceReranker
+
+    return SentenceReranker(model, threads=threads)
+
+
 def _remote(provider: str) -> Callable[[str, int | None], Reranker]:
     def made(model: str, threads: int | None) -> Reranker:
         from whimbrel.models.rerankers.remote import RemoteReranker
@@ -60,11 +67,13 @@ def _remote(provider: str) -> Callable[[str, int | None], Reranker]:
 
 _PROVIDERS: dict[str, Callable[[str, int | None], Reranker]] = {
     "onnx": _onnx,
+    "sentence-transformers": _sentence_transformers,
     **{provider: _remote(provider) for provider in ("tei", "cohere", "jina", "voyage", "huggingface")},
 }
 
 _EXAMPLES = {
     "onnx": "cross-encoder/ms-marco-MiniLM-L6-v2",
+    "sentence-transformers": "cross-encoder/ms-marco-MiniLM-L6-v2",
     "tei": "http://HOST:PORT",
     "cohere": "rerank-v3.5",
     "jina": "jina-reranker-v2-base-multilingual",
