@@ -40,6 +40,7 @@ from whimbrel.ingest.workers import ExtractionPool, Measured
 from whimbrel.lexicon.language import DEFAULT, language_of, uri_of
 from whimbrel.lexicon.tantivy import TantivyLexicon
 from whimbrel.models.embedders.base import Embedder
+from whimbrel.models.embedders.configured import ConfiguredSpace
 from whimbrel.models.embedders.remote import RemoteEmbedder
 from whimbrel.models.embedders.resolve import resolve_embedder
 from whimbrel.models.embedders.serving import ServingEmbedder
@@ -99,6 +100,9 @@ class Whimbrel(Service):
         self._embedders_lock = threading.Lock()
         self._reranker_lock = threading.Lock()
         self._reranker: Reranker | None = None
+        self._configured = ConfiguredSpace(self.settings.embedder, self.embedder)
+        self._recorded: set[int] = set()
+        """Spaces that are said in the catalog to be served by the configured embedder."""
         self._pool: ExtractionPool | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._loop_lock = threading.Lock()
@@ -336,7 +340,20 @@ class Whimbrel(Service):
             return self._embedder_of(declared.space, declared.embedder)
         if spec == UNKNOWN:
             return UnknownEmbedder(space, self.embedder())
+        if spec != self._configured.spec and self._configured.is_of(space.key):
+            spec = self._served_by_configured(space_id)
         return self._embedder_of(space, spec)
+
+    def _served_by_configured(self, space_id: int) -> str:
+        """The same model elsewhere: what is configured now serves the space. Recorded, so that the next start knows it
+        while a server is out; once, for another host may be configured otherwise."""
+        with self._spaces_lock:
+            first = space_id not in self._recorded
+            self._recorded.add(space_id)
+        if first:
+            with self.catalog.write() as connection:
+                vectors.record_embedder(connection, space_id, self._configured.spec)
+        return self._configured.spec
 
     def _embedder_of(self, space: Space, spec: str) -> Embedder:
         embedder = self.embedder(spec)

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 import numpy.typing as npt
-from sqlalchemy import Connection, delete, exists, func, select
+from sqlalchemy import Connection, delete, exists, func, select, update
 
 from whimbrel.catalog import bulk
 from whimbrel.catalog import tables as t
@@ -43,9 +43,14 @@ def space_id(connection: Connection, space: Space, embedder: str) -> int:
 
 
 def read_space(connection: Connection, key: int) -> tuple[Space, str]:
-    """A space, and the `provider:model` that was configured when it was made."""
+    """A space, and the `provider:model` that was last configured and made vectors of it."""
     row = connection.execute(select(t.spaces.c.definition, t.spaces.c.embedder).where(t.spaces.c.id == key)).one()
     return Space(**row.definition), row.embedder
+
+
+def record_embedder(connection: Connection, key: int, embedder: str) -> None:
+    """The `provider:model` that makes vectors of this space now."""
+    connection.execute(update(t.spaces).where(t.spaces.c.id == key).values(embedder=embedder))
 
 
 def missing(connection: Connection, space: int, chunk_keys: Sequence[int]) -> Missing:

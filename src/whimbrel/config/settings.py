@@ -236,6 +236,9 @@ class Models(Section):
         default=60.0, gt=0, description="Seconds until a model's answer begins; models that reason first need many."
     )
     token_timeout_s: float = Field(default=30.0, gt=0, description="Seconds between two parts of a model's answer.")
+    max_waiting: int = Field(
+        default=2_048, ge=1, description="Texts that may wait in `whimbrel models`; more are refused at once (429)."
+    )
 
 
 class Cache(Section):

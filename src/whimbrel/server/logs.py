@@ -13,7 +13,7 @@ import re
 import secrets
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 logger = logging.getLogger("whimbrel.server")
+
+QUIET = frozenset({"/health", "/ready", "/metrics"})
 
 request_id: ContextVar[str] = ContextVar("request_id", default="")
 """Of the request that this task, or a thread it started, works for; empty outside of requests."""
@@ -49,10 +51,14 @@ def set_up_logging(settings: Log) -> None:
 class RequestLog:
     """Gives each request an id, logs it when it is answered, and answers what nobody expected with a bare 500."""
 
-    def __init__(self, app: ASGIApp, observe: Callable[[str, str, int, float], None]) -> None:
-        """`observe` is called with method, route, status and seconds of each request that was answered."""
+    def __init__(
+        self, app: ASGIApp, observe: Callable[[str, str, int, float], None], quiet: Collection[str] = QUIET
+    ) -> None:
+        """`observe` is called with method, route, status and seconds of each request that was answered. Those of
+        `quiet` routes that went well are logged at `debug` only."""
         self.app = app
         self._observe = observe
+        self._quiet = quiet
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -93,7 +99,7 @@ class RequestLog:
     def _log(self, scope: Scope, status: int, seconds: float) -> None:
         method, path = scope["method"], route(scope)
         self._observe(method, path, status, seconds)
-        quiet = status < 400 and path in ("/health", "/ready", "/metrics")
+        quiet = status < 400 and path in self._quiet
         level = logging.DEBUG if quiet else logging.INFO
         if logger.isEnabledFor(level):
             fields = {"method": method, "route": path, "status": status, "ms": round(seconds * 1000, 1)}

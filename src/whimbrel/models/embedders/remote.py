@@ -7,20 +7,29 @@ against the space that the catalog has, at the first answer and at every other.
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import sys
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
 from whimbrel.domain import EmbedKind, Space
-from whimbrel.errors import ModelMalformed, ModelRefused, SpaceMismatch, TextRefused
+from whimbrel.errors import ConfigError, ModelMalformed, ModelRefused, SpaceMismatch, TextRefused
 from whimbrel.models.background import Background
+from whimbrel.models.batching import Batching
 from whimbrel.models.embedders.base import Embedder
 from whimbrel.models.embedders.minilm import folder
 from whimbrel.models.embedders.network import Vectors
 from whimbrel.models.embedders.tokens import TextTokenizer
+
+FEW = 8
+"""Texts of a call that may go with those of other calls."""
 
 PROBE = "How far is it from here to the sea?"
 """Embedded once, where nobody says how long the vectors of a model are."""
@@ -37,6 +46,10 @@ class About:
     max_tokens: int = 512
     batch_texts: int = 64
     batch_tokens: int = 16_384
+    space: Space | None = None
+    """What `whimbrel models` says, which puts prefixes and makes the length itself: nothing is done to its vectors."""
+    tokenizer: str = ""
+    """SHA-256 of its `tokenizer.json`, by the same."""
 
 
 class Wire(ABC):
@@ -73,6 +86,8 @@ class RemoteEmbedder(Embedder):
         self._space: Space | None = None
         self._about: About | None = None
         self._tokens: TextTokenizer | None = None
+        self._batchings: WeakKeyDictionary[asyncio.AbstractEventLoop, Batching] = WeakKeyDictionary()
+        self._batchings_lock = threading.Lock()
 
     @property
     def space(self) -> Space:
@@ -92,14 +107,40 @@ class RemoteEmbedder(Embedder):
         return folder() / "tokenizer.json"
 
     def count_tokens(self, text: str) -> int:
+        return self._words().count(text)
+
+    def reads(self, text: str) -> float:
+        """1 where the server does not say that its vocabulary is the one that is here."""
+        about = self._about
+        same = about is not None and about.tokenizer == own_vocabulary()
+        return self._words().familiar(text) if same else 1.0
+
+    def _words(self) -> TextTokenizer:
         if self._tokens is None:
             self._tokens = TextTokenizer(self.tokenizer)
-        return self._tokens.count(text)
+        return self._tokens
 
     async def embed(self, texts: Sequence[str], kind: EmbedKind) -> Vectors:
         """float32[len(texts), d], in their order. Raises `TextRefused` for those that the server does not take, naming
         them; `SpaceMismatch` where the server's model is not the one that it was."""
-        return await self._background.run(self._embed(texts, kind))
+        if self._about is None:
+            await self._background.run(self._look())
+        if self._about is None or self._about.space is None or len(texts) > FEW:
+            return await self._background.run(self._embed(texts, kind))
+        return await self._batching().embed(texts, kind)
+
+    def _batching(self) -> Batching:
+        """Questions of several callers in one request, of a server that promises that this changes no vector: the way
+        there costs more than a short text. One for each loop, so that the threads are changed once for them all."""
+        loop = asyncio.get_running_loop()
+        with self._batchings_lock:
+            if loop not in self._batchings:
+                self._batchings[loop] = Batching(
+                    lambda texts, kind: self._background.run(self._embed(texts, kind)),
+                    at_once=2,
+                    most_waiting=sys.maxsize,
+                )
+            return self._batchings[loop]
 
     async def close(self) -> None:
         await self._background.run(self._wire.close())
@@ -108,8 +149,6 @@ class RemoteEmbedder(Embedder):
     # --- on its own loop ---------------------------------------------------------------------------------------------
 
     async def _embed(self, texts: Sequence[str], kind: EmbedKind) -> Vectors:
-        if self._about is None:
-            await self._look()
         space = self._space
         assert space is not None
         prefixed = [self._prefixes[kind] + text for text in texts]
@@ -129,7 +168,14 @@ class RemoteEmbedder(Embedder):
 
     async def _look(self) -> None:
         about = await self._wire.about()
-        if self._space is None:
+        if about.space is not None and any(self._prefixes.values()):
+            raise ConfigError(
+                f"{self._wire.name} is `whimbrel models`, which puts the model's own prefixes before texts.",
+                "Leave `query_prefix` and `document_prefix` out.",
+            )
+        if self._space is None and about.space is not None:
+            self._space = about.space
+        elif self._space is None:
             (probe,) = await self._asked([self._prefixes[EmbedKind.QUERY] + PROBE], EmbedKind.QUERY)
             self._space = self._space_of(about, len(probe))
         elif (found := self._space_of(about, self._space.dimensions)).key != self._space.key:
@@ -145,6 +191,8 @@ class RemoteEmbedder(Embedder):
         self._about = about
 
     def _space_of(self, about: About, dimensions: int) -> Space:
+        if about.space is not None:
+            return about.space
         return Space(
             model=about.model,
             revision=about.revision,
@@ -160,6 +208,10 @@ class RemoteEmbedder(Embedder):
     def _batches(self, texts: Sequence[str]) -> Iterator[list[int]]:
         """Indexes, in order: as many texts, and about as many tokens, as the server takes at once."""
         assert self._about is not None
+        few = len(texts) <= self._about.batch_texts
+        if texts and few and sum(map(len, texts)) < self._about.batch_tokens // 2:
+            yield list(range(len(texts)))  # without counting tokens, of which a text has no more than characters
+            return
         batch: list[int] = []
         tokens = 0
         for index, text in enumerate(texts):
@@ -196,6 +248,8 @@ class RemoteEmbedder(Embedder):
                 "that are none. Nothing was kept of it.",
                 "Check that it is a model of embeddings which gives one vector for each text.",
             )
+        if self._about is not None and self._about.space is not None:
+            return found
         length = np.linalg.norm(found, axis=1, keepdims=True)
         if not (length > 0).all():
             raise ModelMalformed(f"{self._wire.name} gave a vector of zeros.", "Ask again, or another model.")
@@ -211,3 +265,10 @@ class RemoteEmbedder(Embedder):
             )
         assert len(found) == count
         return found
+
+
+@cache
+def own_vocabulary() -> str:
+    """SHA-256 of the built-in model's `tokenizer.json`."""
+    with (folder() / "tokenizer.json").open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
-from whimbrel.domain import EmbedKind
+from whimbrel.domain import EmbedKind, Space
 from whimbrel.errors import (
     ConfigError,
     MissingExtra,
@@ -27,6 +27,7 @@ from whimbrel.errors import (
     ModelNotFound,
     ModelRefused,
     ModelSlow,
+    SpaceMismatch,
 )
 from whimbrel.models.embedders.network import Vectors
 from whimbrel.models.embedders.remote import About, Wire
@@ -81,8 +82,20 @@ def malformed(name: str) -> ModelError:
 # --- Text Embeddings Inference ---------------------------------------------------------------------------------------
 
 
+FLOAT32 = "application/vnd.whimbrel.float32"
+
+
+def float32_of(space: str) -> str:
+    """The media type of vectors of a space, by its key: float32, little-endian, one vector after the other."""
+    return f"{FLOAT32}; space={space}"
+
+
 class Tei(Wire):
-    """https://huggingface.github.io/text-embeddings-inference: `/info` and `/embed`. `TEI_API_KEY` if it wants one."""
+    """https://huggingface.github.io/text-embeddings-inference: `/info` and `/embed`. `TEI_API_KEY` if it wants one.
+
+    `whimbrel models` speaks it too, and says in `/info` which space it serves: then it is told what a text is, and
+    gives its vectors as bytes.
+    """
 
     where = Where("TEI_API_KEY", "the URL after `tei:`")
 
@@ -92,9 +105,16 @@ class Tei(Wire):
         self._url = url.rstrip("/")
         self.name = f"tei:{urlsplit(url).scheme}://{urlsplit(url).netloc.rpartition('@')[2]}"
         self._client: httpx.AsyncClient | None = None
+        self._space: Space | None = None
+        """What `whimbrel models` serves; None of another server."""
 
     async def about(self) -> About:
-        said = await self._call("GET", "/info")
+        about = await self._about()
+        self._space = about.space
+        return about
+
+    async def _about(self) -> About:
+        said = _json(await self._call("GET", "/info"), self.name)
         try:
             kind = said["model_type"]
             kind = kind.get("embedding") or kind.get("Embedding") if isinstance(kind, dict) else None
@@ -108,20 +128,40 @@ class Tei(Wire):
                 max_tokens=int(said["max_input_length"]),
                 batch_texts=int(said.get("max_client_batch_size") or 32),
                 batch_tokens=int(said.get("max_batch_tokens") or 16_384),
+                space=Space(**said["whimbrel_space"]) if "whimbrel_space" in said else None,
+                tokenizer=str(said.get("whimbrel_tokenizer", "")),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise malformed(self.name) from error
 
     async def vectors(self, texts: Sequence[str], kind: EmbedKind) -> Vectors:
-        said = await self._call("POST", "/embed", {"inputs": list(texts), "normalize": True, "truncate": False})
-        return _array(said, self.name)
+        body: dict[str, Any] = {"inputs": list(texts), "normalize": True, "truncate": False}
+        if self._space is None:
+            return _array(_json(await self._call("POST", "/embed", body), self.name), self.name)
+        del body["normalize"]
+        answer = await self._call("POST", "/embed", body | {"prompt_name": kind.value}, {"accept": FLOAT32})
+        return self._unpacked(answer, self._space)
+
+    def _unpacked(self, answer: httpx.Response, space: Space) -> Vectors:
+        kind = answer.headers.get("content-type", "")
+        if not kind.startswith(FLOAT32) or len(answer.content) % (4 * space.dimensions):
+            raise malformed(self.name)
+        if kind != float32_of(space.key):
+            raise SpaceMismatch(
+                f"{self.name} serves another model now than {space.model} ({space.revision[:12]}, {space.numeric}). "
+                "Its vectors were not compared, and nothing was written.",
+                "Have it serve the model that made the collection's vectors.",
+            )
+        return np.frombuffer(answer.content, "<f4").reshape(-1, space.dimensions)
 
     async def close(self) -> None:
         if self._client is not None:
             await self._client.aclose()
             self._client = None
 
-    async def _call(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Any:
+    async def _call(
+        self, method: str, path: str, body: Mapping[str, Any] | None = None, headers: Mapping[str, str] | None = None
+    ) -> httpx.Response:
         import httpx
 
         if self._client is None:
@@ -131,16 +171,13 @@ class Tei(Wire):
                 headers={"authorization": f"Bearer {key}"} if key else {},
             )
         try:
-            answer = await self._client.request(method, self._url + path, json=body)
+            answer = await self._client.request(method, self._url + path, json=body, headers=headers)
         except httpx.HTTPError as error:
             slow = isinstance(error, httpx.TimeoutException) and not isinstance(error, httpx.ConnectTimeout)
             raise unreached(self.name, self.where, slow=slow) from error
         if answer.is_error:
             raise fault(self.name, self.where, answer.status_code, answer.headers.get("retry-after"))
-        try:
-            return answer.json()
-        except ValueError as error:
-            raise malformed(self.name) from error
+        return answer
 
 
 # --- through pydantic-ai ---------------------------------------------------------------------------------------------
@@ -295,6 +332,13 @@ class HuggingFace(Wire):
                 )
             self._client = AsyncInferenceClient(model=base or self._named, token=key, timeout=TIMEOUT_S)
         return self._client
+
+
+def _json(answer: httpx.Response, name: str) -> Any:
+    try:
+        return answer.json()
+    except ValueError as error:
+        raise malformed(name) from error
 
 
 def _array(found: Any, name: str) -> Vectors:

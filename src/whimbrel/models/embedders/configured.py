@@ -1,0 +1,57 @@
+"""Which space the configured embedder makes vectors of, asked for without making anybody wait long."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+from whimbrel.errors import WhimbrelError
+from whimbrel.models.embedders.base import Embedder
+
+WAIT_S = 2.0
+"""For the first answer; a server that is out is asked again in the background."""
+AGAIN_S = 10.0
+
+_TELLS = ("minilm", "onnx", "tei", "sentence-transformers")
+"""Providers that are asked: what they say costs nothing, and names the model and its revision."""
+
+
+class ConfiguredSpace:
+    """Safe to call from any thread."""
+
+    def __init__(self, spec: str, open_: Callable[[], Embedder]) -> None:
+        self.spec = spec
+        self._open = open_
+        self._tells = spec.partition(":")[0] in _TELLS
+        self._lock = threading.Lock()
+        self._answered = threading.Event()
+        self._asked = 0.0
+        self._key = ""
+
+    def is_of(self, key: str) -> bool:
+        """Whether the configured embedder is known to make vectors of the space of this key."""
+        if not self._tells:
+            return False
+        first = self._ask()
+        if first:
+            self._answered.wait(WAIT_S)
+        return self._key == key
+
+    def _ask(self) -> bool:
+        """True for whoever asks first."""
+        with self._lock:
+            first = not self._asked
+            if self._key or (time.monotonic() - self._asked < AGAIN_S and not first):
+                return False
+            self._asked = time.monotonic()
+        threading.Thread(target=self._learn, name="configured-space", daemon=True).start()
+        return first
+
+    def _learn(self) -> None:
+        try:
+            self._key = self._open().space.key
+        except WhimbrelError:  # out, or wrong: who uses it is told; a collection's own model serves meanwhile
+            pass
+        finally:
+            self._answered.set()
