@@ -7,6 +7,7 @@ import base64
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import httpx
 import huggingface_hub
@@ -360,6 +361,55 @@ async def test_too_many_at_once_are_sent_away_at_once_and_told_when_to_come_back
         reranker.open.set()
         assert {one.status_code for one in await asyncio.gather(*waiting)} == {200}
     await models.close()
+
+
+class Gated(Toy):
+    """Answers when it is let."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open = asyncio.Event()
+        self.open.set()
+
+    async def embed(self, texts: Sequence[str], kind: EmbedKind) -> npt.NDArray[np.float32]:
+        await self.open.wait()
+        return await super().embed(texts, kind)
+
+
+async def test_who_has_gone_takes_the_texts_out_of_the_queue(tmp_path: Path) -> None:
+    settings, models, toy = load_settings(home=tmp_path), Models(embedder="toy"), Gated()
+    async with await _app(settings, models, toy, Longest()) as http:
+        toy.open.clear()
+        asked = [asyncio.create_task(http.post("/embed", json={"inputs": f"bird {n}"})) for n in range(2)]
+        await asyncio.sleep(0.1)
+        asked.append(asyncio.create_task(http.post("/embed", json={"inputs": "bird 2"})))
+        gone = asyncio.create_task(_ask_and_go(create_app(models, settings)))
+        await asyncio.sleep(0.1)
+        await asyncio.wait_for(gone, 30)
+        assert "whimbrel_models_waiting_texts 1.0" in (await http.get("/metrics")).text
+        toy.open.set()
+        assert {one.status_code for one in await asyncio.gather(*asked)} == {200}
+        assert "secret" not in toy.given
+    await models.close()
+
+
+async def _ask_and_go(app: Any) -> None:
+    """A request whose client goes away as soon as it is sent."""
+    messages = [{"type": "http.request", "body": b'{"inputs": "secret"}'}, {"type": "http.disconnect"}]
+    sent: list[Any] = []
+
+    async def receive() -> Any:
+        return messages.pop(0)
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    scope = {
+        "type": "http", "method": "POST", "path": "/embed", "raw_path": b"/embed", "query_string": b"",
+        "headers": [(b"host", b"localhost")], "server": ("127.0.0.1", 8080), "client": ("127.0.0.1", 1),
+    }  # fmt: skip
+    await app(scope, receive, send)
+    assert not sent
 
 
 async def test_until_the_model_is_loaded_it_says_so(tmp_path: Path) -> None:

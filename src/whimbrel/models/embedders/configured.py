@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 from whimbrel.errors import WhimbrelError
 from whimbrel.models.embedders.base import Embedder
@@ -13,8 +14,10 @@ WAIT_S = 2.0
 """For the first answer; a server that is out is asked again in the background."""
 AGAIN_S = 10.0
 
-_TELLS = ("minilm", "onnx", "tei", "sentence-transformers")
-"""Providers that are asked: what they say costs nothing, and names the model and its revision."""
+_TELL = ("minilm", "tei")
+_TELL_OF_FOLDERS = ("onnx", "sentence-transformers")
+"""Providers that are asked: what they say costs nothing, and names the model and its revision. One of the Hub may have
+to be downloaded first, which is not done for a collection that has a model."""
 
 
 class ConfiguredSpace:
@@ -23,7 +26,7 @@ class ConfiguredSpace:
     def __init__(self, spec: str, open_: Callable[[], Embedder]) -> None:
         self.spec = spec
         self._open = open_
-        self._tells = spec.partition(":")[0] in _TELLS
+        self._tells = _tells(spec)
         self._lock = threading.Lock()
         self._answered = threading.Event()
         self._asked = 0.0
@@ -55,3 +58,8 @@ class ConfiguredSpace:
             pass
         finally:
             self._answered.set()
+
+
+def _tells(spec: str) -> bool:
+    provider, _, model = spec.partition(":")
+    return provider in _TELL or (provider in _TELL_OF_FOLDERS and Path(model.partition("?")[0]).expanduser().is_dir())
