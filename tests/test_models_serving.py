@@ -341,7 +341,9 @@ async def test_reranking(tmp_path: Path) -> None:
         assert np.shape((await http.post("/", json={"inputs": "a bird"})).json()) == (1, 32)
         assert (await http.post("/rerank", json=asked | {"raw_scores": True})).status_code == 422
         assert (await http.post("/rerank", json=asked | {"texts": []})).status_code == 422
-        assert (await http.get("/info")).json()["whimbrel_reranker"] == "test:longest"
+        info = (await http.get("/info")).json()
+        assert info["whimbrel_reranker"] == "test:longest"
+        assert set(info["model_type"]) == {"embedding", "reranker"}
     await models.close()
 
 

@@ -110,13 +110,14 @@ class Models:
     def info(self) -> Mapping[str, Any]:
         """TEI's `/info`; what begins with `whimbrel_` is ours: our own client makes the same space of it."""
         served = self.served
+        kinds: dict[str, Any] = {"embedding": {"pooling": served.space.pooling}} if served else {}
+        if self.reranker_spec:
+            kinds["reranker"] = {"id2label": {"0": "relevance"}, "label2id": {"relevance": 0}}
         said: dict[str, Any] = {
             "model_id": served.space.model if served else self.reranker_spec,
             "model_sha": served.space.revision if served else None,
             "model_dtype": served.space.numeric if served else "served",
-            "model_type": {"embedding": {"pooling": served.space.pooling}}
-            if served
-            else {"reranker": {"id2label": {"0": "relevance"}, "label2id": {"relevance": 0}}},
+            "model_type": kinds,
             "max_concurrent_requests": self._most_waiting,
             "max_input_length": served.space.max_tokens if served else 512,
             "max_batch_tokens": ADVISED_TOKENS,
