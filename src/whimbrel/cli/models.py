@@ -30,7 +30,7 @@ def models(
     serve_models(
         found,
         embedder=embedder or found.embedder,
-        reranker=reranker or getattr(found, "reranker", None) or "none",
+        reranker=reranker or found.reranker or "none",
         host=host,
         port=port,
         on_ready=lambda url: out.note(f"Serving models at {url}. Ctrl-C stops it."),
