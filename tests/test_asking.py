@@ -54,6 +54,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Whimbrel]:
     for name, text in (("tern", TERN), ("whimbrel", WHIMBREL), ("owls", INJECTED)):
         (docs / f"{name}.md").write_text(text)
     limits = {"models.first_token_timeout_s": 2.0, "models.token_timeout_s": 0.5, "owner.erasure_grace_s": 0}
+    limits |= {"guards.attempts": 1, "guards.breaker_failures": 1_000}  # the tests let one model fail again and again
     with Whimbrel(home=folder / "home", **{"ingest.workers": 1, **limits}) as made:
         made.ingest([docs])
         made.add([{"id": "k", "text": "The kiwi lays one large egg.", "title": "Kiwi"}], "others")

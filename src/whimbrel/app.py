@@ -26,9 +26,12 @@ from whimbrel.catalog.cache import Cache
 from whimbrel.catalog.collections import Collection, ViewRow
 from whimbrel.catalog.engine import Catalog
 from whimbrel.config import Settings, load_settings
-from whimbrel.config.values import without_credentials
+from whimbrel.config.values import listed, without_credentials
 from whimbrel.domain import Answer, AnswerEvent, Job, Mode, SearchResult, Space, ViewKind
 from whimbrel.errors import AlreadyOwned, BadQuery, SpaceMismatch
+from whimbrel.guards.embedder import GuardedEmbedder
+from whimbrel.guards.guard import Guards
+from whimbrel.guards.stand_in import CatalogTrust, StandInEmbedder
 from whimbrel.home import Home, host_name
 from whimbrel.ingest.chunk import Chunking, check_readable
 from whimbrel.ingest.extract import Limits as ReadLimits
@@ -67,6 +70,7 @@ from whimbrel.search.readers import Readers
 from whimbrel.search.reranking import Reranking
 from whimbrel.search.variants import Variants, variants
 from whimbrel.service import Service
+from whimbrel.service.usage import used
 from whimbrel.stores.base import Reach, Store
 from whimbrel.stores.resolve import parse_uri
 
@@ -74,6 +78,8 @@ T = TypeVar("T")
 
 PASSAGES = 8
 """Chunks that an answer is made from."""
+SEARCH_SHARE = 0.8
+"""Of the time that a search may take, for the vector of its query with all attempts: words are searched beside it."""
 
 
 class Whimbrel(Service):
@@ -96,6 +102,7 @@ class Whimbrel(Service):
             catalog, self.home.cache, max_bytes=kept.max_bytes, ttl_s=kept.ttl_s, answers_s=kept.answers_s
         )
         super().__init__(catalog, self.settings, self.home)
+        self.guards = Guards(self.settings.guards, catalog)
         self._embedders: dict[str, Embedder] = {}
         self._embedders_lock = threading.Lock()
         self._reranker_lock = threading.Lock()
@@ -121,7 +128,7 @@ class Whimbrel(Service):
             reranking=self.reranking,
             ask_otherwise=self._ask_otherwise,
         )
-        self.asking = Asking(catalog, self.engine, self.settings, self.cache)
+        self.asking = Asking(catalog, self.engine, self.settings, self.cache, self.guards)
         self.watch = Watch(
             catalog,
             self.home.path,
@@ -201,6 +208,18 @@ class Whimbrel(Service):
         and, where `model` is given, `ModelUnusable` (no key, a wrong one, no such model) and `MissingExtra`.
         """
         return self.asking.events(_asked(question, collection, **options))
+
+    # --- models ------------------------------------------------------------------------------------------------------
+
+    def usage(self, since: str | None = None, by: str = "model") -> dict[str, Any]:
+        """What models beyond this machine took, by `model`, `key` or `day` (UTC); the budgets, and models that are not
+        asked now. `since`: `24h`, `7d`, a date; without it, since the first of the month. Raises `InvalidRequest`."""
+        return used(self.catalog, self.guards, since, by)
+
+    def status(self) -> dict[str, Any]:
+        """Collections, documents by state, views with their lag, jobs that are not done; models that are not asked now
+        and budgets."""
+        return {**super().status(), "models": self.guards.state()}
 
     # --- owning ------------------------------------------------------------------------------------------------------
 
@@ -307,12 +326,23 @@ class Whimbrel(Service):
     # --- parts -------------------------------------------------------------------------------------------------------
 
     def embedder(self, spec: str | None = None) -> Embedder:
-        """The embedder of a `provider:model`, or of the settings; opened once."""
+        """The embedder of a `provider:model`, or of the settings with what stands in for it; behind its guards, opened
+        once. Raises `ConfigError`."""
         spec = spec or self.settings.embedder
         with self._embedders_lock:
             if spec not in self._embedders:
-                self._embedders[spec] = resolve_embedder(spec, threads=self.settings.embed.threads)
+                self._embedders[spec] = self._opened(spec)
             return self._embedders[spec]
+
+    def _opened(self, spec: str) -> Embedder:
+        first = self._guarded(spec)
+        others = listed(self.settings.embedder_fallback) if spec == self.settings.embedder else []
+        return StandInEmbedder(first, [*map(self._guarded, others)], CatalogTrust(self.catalog)) if others else first
+
+    def _guarded(self, spec: str) -> GuardedEmbedder:
+        inner = resolve_embedder(spec, threads=self.settings.embed.threads)
+        name = inner.name if isinstance(inner, RemoteEmbedder) else spec.partition("?")[0]
+        return self.guards.embedder(inner, name, deadline_s=SEARCH_SHARE * self.settings.search.timeout_s)
 
     def embedder_for(self, space_id: int) -> ServingEmbedder:
         """The embedder of a space of the catalog: its own model, or what was declared compatible with it, as the
@@ -357,8 +387,9 @@ class Whimbrel(Service):
 
     def _embedder_of(self, space: Space, spec: str) -> Embedder:
         embedder = self.embedder(spec)
-        if isinstance(embedder, RemoteEmbedder):
-            embedder.expect(space)  # its server may be out; it is held to the space when it answers
+        inner = embedder.inner if isinstance(embedder, GuardedEmbedder | StandInEmbedder) else embedder
+        if isinstance(inner, RemoteEmbedder):
+            inner.expect(space)  # its server may be out; it is held to the space when it answers
         if embedder.space.key != space.key:
             raise SpaceMismatch(
                 f"The collection's vectors are of {space.model} ({space.revision[:12]}, {space.dimensions} dimensions, "
@@ -382,7 +413,8 @@ class Whimbrel(Service):
         with self._reranker_lock:
             if self._reranker is None:
                 made = resolve_reranker(self.settings.reranker or "", threads=self.settings.embed.threads)
-                self._reranker = CachedReranker(made, self.cache)
+                guarded = self.guards.reranker(made, deadline_s=self.settings.rerank.budget_ms / 1_000)
+                self._reranker = CachedReranker(guarded, self.cache)
             return self._reranker
 
     async def _ask_otherwise(self, question: str, count: int, language: str) -> Variants:
@@ -491,6 +523,7 @@ class Whimbrel(Service):
             self._loop = None
         self._embedders.clear()
         self.cache.close()
+        self.guards.close()
         self.catalog.close()
 
     def __enter__(self) -> Self:

@@ -341,12 +341,26 @@ class ModelNotFound(ModelUnusable):
     """The provider has no model of that name, or its address is wrong."""
 
 
+class BudgetSpent(ModelUnusable):
+    """A budget does not allow the call. Nothing was sent."""
+
+    status = 402
+
+
 class ModelRefused(ModelError):
     """The provider refuses this request: too long, against its rules, or the account's credit is used up."""
 
 
 class ModelDown(ModelError):
     """Nobody answers at the provider's address, or it answers that it cannot."""
+
+
+class ModelPaused(ModelDown):
+    """The model failed several times in a row, and is not asked for a while: its breaker is open."""
+
+    def __init__(self, message: str, hint: str = "", *, retry_after_s: float | None = None) -> None:
+        super().__init__(message, hint)
+        self.retry_after_s = retry_after_s
 
 
 class ModelSlow(ModelError):
@@ -386,6 +400,10 @@ class Busy(WhimbrelError):
     """A bounded queue is full or a wait ran out; try again later."""
 
     status = 503
+
+
+class ModelQueueFull(Busy):
+    """As many calls of models wait as may. Nothing was sent; try again shortly."""
 
 
 class WaitTimeout(Busy):

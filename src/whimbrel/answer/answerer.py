@@ -120,6 +120,7 @@ async def _generated(
                 yield TextDelta(text)
     if rest := opening.end():
         yield TextDelta(rest)
+    complaints += usage.degraded
     if usage.cut:
         complaints.append("model: the answer reached `answer.max_tokens` and ends there")
     counted = {
@@ -127,7 +128,8 @@ async def _generated(
         "output_tokens": usage.output_tokens + question.usage.get("output_tokens", 0),
     }
     answer = await _checked(opening.text, hits, generator, means, complaints, abstained=opening.abstained)
-    yield replace(answer, question=question.text, usage={**counted, **answer.usage})
+    model = usage.model or generator.name
+    yield replace(answer, model=model, question=question.text, usage={**counted, **answer.usage})
 
 
 async def _checked(

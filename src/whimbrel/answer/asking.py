@@ -21,8 +21,11 @@ from whimbrel.catalog.collections import Collection
 from whimbrel.catalog.conversations import Turn
 from whimbrel.catalog.engine import Catalog
 from whimbrel.config import Settings
+from whimbrel.config.values import listed
 from whimbrel.domain import Answer, AnswerEvent, EmbedKind, Passages
 from whimbrel.errors import BadQuery, Conflict, ConversationNotFound, MissingExtra, ModelUnusable
+from whimbrel.guards.chain import ChainGenerator
+from whimbrel.guards.guard import Guards
 from whimbrel.lexicon.language import language_of
 from whimbrel.models.generators.base import Generator
 from whimbrel.models.generators.providers import Timeouts
@@ -63,7 +66,10 @@ class _Place:
 class Asking:
     """Thread-safe. Its generators' connections belong to the event loop that they were opened on."""
 
-    def __init__(self, catalog: Catalog, engine: SearchEngine, settings: Settings, cache: Cache) -> None:
+    def __init__(
+        self, catalog: Catalog, engine: SearchEngine, settings: Settings, cache: Cache, guards: Guards
+    ) -> None:
+        self._guards = guards
         self._catalog = catalog
         self._engine = engine
         self._settings = settings
@@ -72,7 +78,8 @@ class Asking:
         self._lock = threading.Lock()
 
     def generator(self, model: str | None = None) -> Generator | None:
-        """What writes answers: `model`, else the configured one, else that whose key is set; None: quotes only.
+        """What writes answers: `model`, else the configured one, else that whose key is set; None: quotes only. Of
+        several, joined by commas, each stands in for those before; all of them behind their guards.
 
         Nothing is connected to. Raises `ConfigError` for a provider that there is not.
         """
@@ -81,7 +88,11 @@ class Asking:
             if spec not in self._generators:
                 limits = self._settings.models
                 timeouts = Timeouts(limits.connect_timeout_s, limits.first_token_timeout_s, limits.token_timeout_s)
-                self._generators[spec] = resolve_generator(spec, timeouts)
+                found = [resolve_generator(one, timeouts) for one in listed(spec) or [spec]]
+                links = [self._guards.generator(one) for one in found if one is not None]
+                if found[0] is None or None in found[:-1]:  # quotes, which never fail, come last
+                    links = links[: found.index(None)]
+                self._generators[spec] = ChainGenerator(links) if len(links) > 1 else links[0] if links else None
             return self._generators[spec]
 
     async def events(self, asked: Asked) -> AsyncGenerator[AnswerEvent]:

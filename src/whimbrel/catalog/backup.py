@@ -31,7 +31,10 @@ from whimbrel.domain import JobState
 from whimbrel.errors import BackupError, Conflict
 
 LEFT_OUT = frozenset(
-    {"leases", "views", "adoptions", "changes", "commits", "moves", "rejects", "processes", "alembic_version"}
+    {
+        *("leases", "views", "adoptions", "changes", "commits", "moves", "rejects", "processes", "alembic_version"),
+        *("breakers", "rates"),
+    }
 )
 
 

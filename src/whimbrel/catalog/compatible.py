@@ -108,6 +108,14 @@ def serving(connection: Connection, space_id: int) -> Compatible | None:
     return _read(row) if row else None
 
 
+def is_declared(connection: Connection, space: str, other: str) -> bool:
+    """Whether a model of the space `other` was declared to serve `space` (their keys), and that was not taken back."""
+    joined = t.compatible.join(t.spaces, t.spaces.c.id == t.compatible.c.space_id)
+    query = select(t.compatible.c.definition).select_from(joined).where(t.spaces.c.key == space)
+    held = connection.execute(query.where(t.compatible.c.state != CompatibleState.ROLLED_BACK)).scalars()
+    return any(Space(**definition).key == other for definition in held)
+
+
 def change(connection: Connection, found: Compatible, state: CompatibleState) -> Compatible:
     """Raises `Conflict` where it has no way back any more, or was taken back."""
     current = get(connection, found.id)

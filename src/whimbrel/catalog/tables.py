@@ -408,3 +408,70 @@ leases = Table(
     Column("info", Json, nullable=False),
 )
 """The owner's lease. `token` grows by one with each owner: a write under an older token is fenced off."""
+
+breakers = Table(
+    "breakers",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("failures", Integer, nullable=False),
+    Column("failed_at", Double, nullable=False),
+    Column("opened", Integer, nullable=False),
+    Column("open_until", Double, nullable=False),
+    Column("probe_until", Double, nullable=False),
+    Column("reason", Text, nullable=False),
+)
+"""Models that fail: `failures` in a row; while `open_until` is not 0, nobody asks, but for one probe at a time.
+`opened` grows by one each time that a breaker opens."""
+
+rates = Table(
+    "rates",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("ready_at", Double, nullable=False),
+)
+"""When all that was taken of a rate by now is due."""
+
+spending = Table(
+    "spending",
+    metadata,
+    Column("budget", Text, nullable=False),
+    Column("holder", Text, nullable=False),
+    Column("spent", Double, nullable=False),
+    Column("held", Double, nullable=False),
+    Column("expires_at", Double, nullable=False),
+    PrimaryKeyConstraint("budget", "holder"),
+)
+"""What of a budget's period each process has spent, and what it holds to spend, until `expires_at`. The row without a
+holder sums up processes that are gone."""
+
+model_calls = Table(
+    "model_calls",
+    metadata,
+    Column("minute", BigInteger, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("model", Text, nullable=False),
+    Column("api_key", Text, nullable=False),
+    Column("outcome", Text, nullable=False),
+    Column("instead_of", Text, nullable=False),
+    Column("calls", BigInteger, nullable=False),
+    Column("input_tokens", BigInteger, nullable=False),
+    Column("output_tokens", BigInteger, nullable=False),
+    Column("usd", Double, nullable=False),
+    Column("unpriced", BigInteger, nullable=False),
+    Column("seconds", Double, nullable=False),
+    Column("slowest_s", Double, nullable=False),
+    PrimaryKeyConstraint("minute", "kind", "model", "api_key", "outcome", "instead_of"),
+)
+"""The ledger of calls of models, summed by minute. `unpriced`: calls whose price is not known, in `usd` with 0."""
+
+stand_ins = Table(
+    "stand_ins",
+    metadata,
+    Column("space", Text, nullable=False),
+    Column("other", Text, nullable=False),
+    Column("embedder", Text, nullable=False),
+    Column("cosine", Double, nullable=False),
+    Column("checked_at", Double, nullable=False),
+    PrimaryKeyConstraint("space", "other", "embedder"),
+)
+"""Embedders whose vectors of probe texts were compared with those of a space: keys of both, and the lowest cosine."""

@@ -28,6 +28,7 @@ from whimbrel.cli import (
     searching,
     serving,
     state,
+    usage,
     views,
 )
 from whimbrel.cli.opening import given
@@ -69,6 +70,7 @@ for command in (
     searching.search,
     asking.ask,
     state.status,
+    usage.usage,
     serving.serve,
     serving.owner,
     models.models,

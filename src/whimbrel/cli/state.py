@@ -32,6 +32,9 @@ def status(as_json: AsJson = False) -> None:
         _collection(collection)
     if not found["collections"]:
         out.line("There is no collection yet. `whimbrel ingest PATH` makes one.")
+    for model in found["models"]["paused"]:
+        out.line()
+        out.line(f"not asked now: {model['model']}, after {model['failures']} failures in a row ({model['reason']})")
     if found["jobs"]:
         out.line()
         out.table(["job", "kind", "collection", "state", "doing"], [_job(job) for job in found["jobs"]])

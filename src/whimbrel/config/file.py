@@ -19,6 +19,9 @@ from whimbrel.errors import ConfigError
 
 _STANDARD_TAG = "tag:yaml.org,2002:"
 
+LISTS = frozenset({"model", "embedder_fallback"})
+"""Settings that may be written as a list: its parts are joined by commas."""
+
 
 @dataclass(frozen=True, slots=True)
 class ConfigFile:
@@ -100,6 +103,8 @@ class _Reader:
             return below
         if key not in self._known:
             raise unknown_key(key, source, [*self._known, *self._sections, "profiles"])
+        if key in LISTS and isinstance(node, yaml.SequenceNode):
+            return {key: self._listed(key, source, node)}
         if not isinstance(node, yaml.ScalarNode):
             raise self._error(node, f"`{key}` must be a single value")
         if not node.tag.startswith(_STANDARD_TAG):
@@ -109,6 +114,13 @@ class _Reader:
         text = self._filled(node.value, key, source)
         filled = str(self._path.parent / Path(text).expanduser()) if key == "home" and text else text
         return {key: Given(filled, source, shown=text == node.value)}
+
+    def _listed(self, key: str, source: str, node: yaml.SequenceNode) -> Given:
+        if not node.value or not all(isinstance(one, yaml.ScalarNode) and not _is_null(one) for one in node.value):
+            raise self._error(node, f"`{key}` must be a single value, or a list of such")
+        texts = [self._filled(one.value, key, source) for one in node.value]
+        shown = texts == [one.value for one in node.value]
+        return Given(", ".join(texts), source, shown=shown)
 
     def profile(self, name: str, node: yaml.Node) -> dict[str, Given]:
         """What the profile sets."""

@@ -29,6 +29,7 @@ FOREIGN_VARIABLES: Mapping[str, str] = {
     "DATABASE_URL": "catalog",
     "CHROMADB_HOST": "store",
     "MILVUS_URI": "store",
+    "MAX_CONCURRENT_EMBEDDINGS": "guards.max_concurrent_embeddings",
     "CHROMADB_CONNECTION_TIMEOUT": "stores.connect_timeout_s",
     "CHROMADB_MAX_CONNECTIONS": "stores.max_connections",
     "QDRANT_URL": "store",

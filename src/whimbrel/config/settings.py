@@ -31,6 +31,10 @@ def _lower(value: object) -> object:
     return value.strip().lower() if isinstance(value, str) else value
 
 
+def _joined(value: object) -> object:
+    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else value
+
+
 class Section(BaseModel):
     """A group of settings. Errors never carry the input, which may be a secret."""
 
@@ -255,6 +259,65 @@ class Cache(Section):
     )
 
 
+class Guards(Section):
+    attempts: int = Field(
+        default=3, ge=1, le=10, description="Attempts of a call of a model, where its failure may pass."
+    )
+    retry_deadline_s: float = Field(
+        default=60.0, gt=0, description="Seconds after which a call that failed is not made again."
+    )
+    timeout_s: float = Field(
+        default=60.0, gt=0, description="Seconds that a server may take for the vectors of 64 chunks."
+    )
+    query_timeout_s: float = Field(
+        default=4.0, gt=0, description="Seconds that a server may take for the vector of a query, or to judge passages."
+    )
+    breaker_failures: int = Field(default=8, ge=1, description="Failures in a row after which a model is not asked.")
+    breaker_window_s: float = Field(
+        default=60.0, gt=0, description="Seconds after which a failure no longer counts for that."
+    )
+    breaker_pause_s: float = Field(
+        default=30.0, gt=0, le=3_600, description="Seconds that such a model is not asked; then one process tries."
+    )
+    max_concurrent_embeddings: int = Field(
+        default=16, ge=1, le=10_000, description="Calls of embedders at a time in this process."
+    )
+    max_concurrent_rerankings: int = Field(
+        default=8, ge=1, le=10_000, description="Calls of rerankers at a time in this process."
+    )
+    max_concurrent_generations: int = Field(
+        default=16, ge=1, le=10_000, description="Answers that models write at a time in this process."
+    )
+    max_waiting: int = Field(
+        default=128, ge=0, description="Calls of each of these kinds that wait; one more is refused at once (503)."
+    )
+    rates: str | None = Field(
+        default=None,
+        description="Requests and tokens that a model is sent in a minute, by all processes of the home.",
+        json_schema_extra={"expected": "`PROVIDER:MODEL=500 requests, 200k tokens`, joined by `;`"},
+    )
+    prices: str | None = Field(
+        default=None,
+        description="USD for a million tokens of input and output, where the built-in table is wrong or has none.",
+        json_schema_extra={"expected": "`PROVIDER:MODEL=0.15/0.60`, joined by `;`"},
+    )
+    budgets: str | None = Field(
+        default=None,
+        description="What may be spent: of `all`, of a model, of an API key.",
+        json_schema_extra={"expected": "`all=25 USD/month; key:NAME=1 USD/day, 500k tokens/day`"},
+    )
+    alert_at: str = Field(
+        default="0.8, 1",
+        description="Shares of a budget at which the log and the webhook are told.",
+        json_schema_extra={"expected": "numbers up to 1, joined by commas"},
+    )
+    webhook: SecretStr | None = Field(
+        default=None,
+        description="Where alerts of budgets are posted to, as JSON.",
+        json_schema_extra={"expected": "an address, `https://...`"},
+    )
+
+
 class Log(Section):
     level: Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_lower)] = Field(
         default="info", description="Least severe message that is logged."
@@ -306,12 +369,18 @@ class Settings(Section):
         description="Embedding model of new collections.",
         json_schema_extra={"expected": "`minilm`, or `PROVIDER:MODEL`"},
     )
-    model: str | None = Field(
+    embedder_fallback: Annotated[str | None, BeforeValidator(_joined)] = Field(
         default=None,
         min_length=1,
-        description="Model that writes answers. Without one, that of the provider whose key is set, else `extractive`: "
-        "answers in the documents' own sentences.",
-        json_schema_extra={"expected": "`PROVIDER:MODEL`, `PROVIDER`, or `extractive`"},
+        description="The same model served elsewhere, for when `embedder` is out. Its vectors are compared first.",
+        json_schema_extra={"expected": "`PROVIDER:MODEL`, several joined by commas"},
+    )
+    model: Annotated[str | None, BeforeValidator(_joined)] = Field(
+        default=None,
+        min_length=1,
+        description="Model that writes answers; of several, each stands in for those before. Without one, that of the "
+        "provider whose key is set, else `extractive`: answers in the documents' own sentences.",
+        json_schema_extra={"expected": "`PROVIDER:MODEL`, `PROVIDER`, or `extractive`; several joined by commas"},
     )
     reranker: str | None = Field(
         default=None,
@@ -335,6 +404,7 @@ class Settings(Section):
     answer: Answer = Field(default_factory=Answer)
     models: Models = Field(default_factory=Models)
     cache: Cache = Field(default_factory=Cache)
+    guards: Guards = Field(default_factory=Guards)
     log: Log = Field(default_factory=Log)
 
     _sources: dict[str, str] = PrivateAttr(default_factory=dict)

@@ -22,8 +22,18 @@ from whimbrel.catalog.documents import view_metadata
 from whimbrel.catalog.engine import Catalog
 from whimbrel.catalog.rows import Hydrated
 from whimbrel.domain import EmbedKind, Hit, Matches, Mode, SearchResult, ViewKind, ViewState
-from whimbrel.errors import BadFilter, BadQuery, UserError, ViewDamaged, ViewError, WaitTimeout, WhimbrelError
+from whimbrel.errors import (
+    BadFilter,
+    BadQuery,
+    ModelQueueFull,
+    UserError,
+    ViewDamaged,
+    ViewError,
+    WaitTimeout,
+    WhimbrelError,
+)
 from whimbrel.filters import Filter, matches, operators, parse
+from whimbrel.guards.calls import stood_in
 from whimbrel.lexicon.language import language_of
 from whimbrel.models.embedders.base import Embedder
 from whimbrel.search.fusion import Candidate, fuse, merge
@@ -132,8 +142,13 @@ class SearchEngine:
         run = await self._begin(request, where)
         await self._vary(request, run)
         depth = k if self._reranking is None else max(k, self._reranking.candidates)
-        async with self._turns.take():
-            hits = await self._find(request, run, depth)
+        told = stood_in.set([])
+        try:
+            async with self._turns.take():
+                hits = await self._find(request, run, depth)
+            run.degraded += stood_in.get() or []
+        finally:
+            stood_in.reset(told)
         if run.unknown and run.store is not None and run.store.view.state is ViewState.FROZEN:
             run.degraded.append(f"store: {run.unknown} rows were found that are not in the catalog, and left out")
         if self._reranking is not None and hits:
@@ -328,8 +343,8 @@ class SearchEngine:
             await self.readers.close(row.id)
             if row.view.state is ViewState.LIVE and not row.suspect:
                 self._in_background(asyncio.to_thread(self._suspect, row.id, damaged.message))
-        except UserError:
-            raise  # the request is wrong: the other half would hide it
+        except (UserError, ModelQueueFull):
+            raise  # the request is wrong, or one too many: the other half would hide it
         except WhimbrelError as other:
             error = other
         except Exception as defect:  # of ours or of a library, in one half: the other one answers

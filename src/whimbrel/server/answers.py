@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
@@ -36,7 +37,8 @@ class Problem(Json):
 def refusal(error: WhimbrelError) -> Response:
     headers = {}
     if error.status == HTTPStatus.SERVICE_UNAVAILABLE:
-        headers["Retry-After"] = str(RETRY_AFTER_S)
+        asked = getattr(error, "retry_after_s", None)  # of a model's provider, or its breaker
+        headers["Retry-After"] = str(math.ceil(asked) if asked else RETRY_AFTER_S)
     if isinstance(error, Unauthorized):
         headers["WWW-Authenticate"] = "Bearer"
     return Problem(problem(error), error.status, headers)

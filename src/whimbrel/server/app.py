@@ -16,7 +16,7 @@ from whimbrel.server.hosts import OwnNames
 from whimbrel.server.limits import Bounds
 from whimbrel.server.logs import RequestLog
 from whimbrel.server.openapi import PROBLEMS, Api
-from whimbrel.server.routes import collections, conversations, docs, documents, health, jobs, moves, search
+from whimbrel.server.routes import collections, conversations, docs, documents, health, jobs, moves, search, usage
 from whimbrel.server.served import Served
 from whimbrel.server.version import version
 
@@ -41,7 +41,7 @@ def create_app(whimbrel: Whimbrel) -> FastAPI:
         strict_content_type=False,
     )
     served = app.state.served = Served(whimbrel)
-    for routes in (search, conversations, documents, collections, jobs, moves, health, docs):
+    for routes in (search, conversations, documents, collections, jobs, moves, usage, health, docs):
         app.include_router(routes.router)
     app.add_exception_handler(WhimbrelError, answers.on_whimbrel_error)
     app.add_exception_handler(HTTPException, answers.on_http_error)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from whimbrel.errors import Forbidden, Unauthorized, WhimbrelError
+from whimbrel.guards.calls import caller
 from whimbrel.server.answers import refusal
 from whimbrel.server.hosts import OwnNames, is_loopback_name
 
@@ -29,8 +30,8 @@ OPEN = frozenset({"/health", "/ready", "/docs", "/docs/page.js", "/docs/page.css
 READING = frozenset({"GET", "HEAD", "OPTIONS"})
 ASKING = frozenset({"/v1/search", "/v1/query"})
 """Routes that are posted to and change nothing; but a question of a conversation is stored."""
-PRIVATE = "/v1/conversations"
-"""What people asked is not for everybody who can reach this address."""
+PRIVATE = ("/v1/conversations", "/v1/usage")
+"""What people asked, and what it cost, is not for everybody who can reach this address."""
 
 READS_ONLY = "whimbrel.reads_only"
 """In the scope of a request that may change nothing."""
@@ -69,6 +70,7 @@ class Guard:
         for name, key in self._keys.items():  # every one, over digests of one length: the time tells nothing
             if hmac.compare_digest(digest, key):
                 scope[CALLER] = name
+                caller.set(name)
         return None if CALLER in scope else Unauthorized("This API key is not known.", hint)
 
     def _as_stranger(self, scope: Scope, headers: Mapping[bytes, bytes]) -> WhimbrelError | None:
@@ -90,7 +92,7 @@ class Guard:
             return None
         scope[READS_ONLY] = True
         if scope["path"].startswith(PRIVATE):
-            return Forbidden("Without API keys, conversations are not shown beyond this machine.", _SET_KEYS)
+            return Forbidden("Without API keys, conversations and usage are not shown beyond this machine.", _SET_KEYS)
         return None if reading or scope["path"] in ASKING else no_writing()
 
     def _from_elsewhere(self, headers: Mapping[bytes, bytes], host: str) -> bool:

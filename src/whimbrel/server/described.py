@@ -362,10 +362,24 @@ class ReadyShape(BaseModel):
     reasons: list[str]
 
 
+class UsageShape(BaseModel):
+    model_config = example(examples.USAGE)
+
+    since: str
+    by: Literal["model", "key", "day"]
+    rows: list[dict[str, Any]]
+    """One for each model and kind of call, name of an API key, or day."""
+    total: dict[str, float]
+    """`unpriced`: calls whose price is not known, in `usd` with 0."""
+    paused: list[dict[str, Any]]
+    """Models that failed again and again, and are not asked for a while."""
+    budgets: list[dict[str, Any]]
+
+
 class StatusShape(BaseModel):
     model_config = example(
         {"home": "/srv/whimbrel", "catalog": "sqlite:////srv/whimbrel/catalog.db", "owner": None}
-        | {"collections": [], "jobs": []},
+        | {"collections": [], "jobs": [], "models": {"paused": [], "budgets": []}},
         extra="allow",
     )
 
@@ -374,3 +388,5 @@ class StatusShape(BaseModel):
     owner: dict[str, Any] | None
     collections: list[dict[str, Any]]
     jobs: list[JobShape]
+    models: dict[str, Any]
+    """Those that are not asked now (`paused`), and the budgets."""

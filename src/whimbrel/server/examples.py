@@ -104,6 +104,38 @@ TURN = {
     "comment": "",
     "created_at": "2026-01-31T12:00:01+00:00",
 }
+USAGE = {
+    "since": "2026-01-01T00:00:00+00:00",
+    "by": "model",
+    "rows": [
+        {
+            "model": "openai:gpt-5.6-luna",
+            "kind": "generate",
+            "calls": 12,
+            "failed": 1,
+            "stood_in": 0,
+            "input_tokens": 24_100,
+            "output_tokens": 3_050,
+            "unpriced": 0,
+            "usd": 0.01513,
+            "mean_s": 1.9,
+            "slowest_s": 4.2,
+        }
+    ],
+    "total": {
+        "calls": 12,
+        "failed": 1,
+        "stood_in": 0,
+        "input_tokens": 24_100,
+        "output_tokens": 3_050,
+        "usd": 0.01513,
+        "unpriced": 0,
+    },
+    "paused": [],
+    "budgets": [
+        {"scope": "all", "unit": "usd", "per": "month", "period": "2026-01", "limit": 25.0, "spent": 0.01513},
+    ],
+}
 MOVE = {
     "id": MOVE_ID,
     "collection": "default",

@@ -19,6 +19,8 @@ from prometheus_client.registry import Collector
 from whimbrel.catalog.cache import Cache
 from whimbrel.catalog.figures import CollectionFigures
 from whimbrel.domain import Answer, Mode, SearchResult
+from whimbrel.guards.meter import Meter
+from whimbrel.server.model_metrics import ModelCollector
 from whimbrel.server.version import version
 
 NAMED = 100
@@ -44,7 +46,8 @@ class HomeFigures:
 
 
 class Metrics:
-    def __init__(self, cache: Cache) -> None:
+    def __init__(self, cache: Cache, meter: Meter) -> None:
+        """`meter`: of the calls of models in this process."""
         self.registry = registry = CollectorRegistry()
         self.home: HomeFigures | None = None
         """The last that was read."""
@@ -68,6 +71,7 @@ class Metrics:
         )
         registry.register(_CacheCollector(self, cache))
         registry.register(_HomeCollector(self))
+        registry.register(ModelCollector(meter))
 
     def answered_request(self, method: str, route: str, status: int, seconds: float) -> None:
         self._requests.labels(method if method in METHODS else "OTHER", route, str(status or "aborted")).inc()

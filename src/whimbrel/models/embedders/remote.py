@@ -90,6 +90,11 @@ class RemoteEmbedder(Embedder):
         self._batchings_lock = threading.Lock()
 
     @property
+    def name(self) -> str:
+        """`provider:model`, without credentials."""
+        return self._wire.name
+
+    @property
     def space(self) -> Space:
         """Asks the server where nobody has said. Raises `ModelError`."""
         if self._space is None:

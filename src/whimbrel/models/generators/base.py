@@ -26,6 +26,10 @@ class Usage:
     output_tokens: int
     cut: bool = False
     """The answer reached `max_tokens`, and ends there."""
+    model: str = ""
+    """Which model wrote, where it was not the one that was asked; empty where it was."""
+    degraded: tuple[str, ...] = ()
+    """What was out."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,73 @@
+"""Rates: so many requests and tokens a minute, by all processes of a home together."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+
+from whimbrel.catalog import guarding
+from whimbrel.catalog.engine import Catalog
+from whimbrel.errors import ModelBusy
+from whimbrel.guards.calls import Clock
+
+BURST_S = 5.0
+"""So much of a rate may be taken at once after a rest."""
+LEASE_S = 1.0
+"""Of a rate, each process takes so much at a time for itself."""
+LONGEST_S = 30.0
+"""A call that would have to wait longer is refused."""
+
+
+class Rate:
+    """Of one thing of one model."""
+
+    def __init__(
+        self, name: str, what: str, per_minute: float, catalog: Catalog | None, clock: Clock | None = None
+    ) -> None:
+        self._name = name
+        self._what = what
+        self._each_s = 60.0 / per_minute
+        self._catalog = catalog
+        self._clock = clock or Clock()
+        self._lock = threading.Lock()
+        self._ready_at = 0.0
+        self._leased_s = 0.0
+        self._leased_at = float("-inf")
+
+    async def take(self, amount: float) -> None:
+        """Wait for the turn of so many. Raises `ModelBusy` where that takes too long."""
+        wanted = amount * self._each_s
+        with self._lock:
+            if self._clock.monotonic() - self._leased_at > 2 * LEASE_S:
+                self._leased_s = 0.0
+            if self._leased_s >= wanted:
+                self._leased_s -= wanted
+                return
+        taken = max(wanted, LEASE_S)
+        wait = await self._due(taken)
+        if wait > LONGEST_S:
+            raise ModelBusy(
+                f"{self._name}: the rate of {self._what} that is set here is reached. Nothing was sent.",
+                f"It has room in {wait:.0f} s; or raise it in `guards.rates`.",
+                retry_after_s=wait,
+            )
+        if wait:
+            await asyncio.sleep(wait)
+        with self._lock:
+            self._leased_s += taken - wanted
+            self._leased_at = self._clock.monotonic()
+
+    async def _due(self, seconds: float) -> float:
+        if self._catalog is not None:
+            return await asyncio.to_thread(self._shared, self._catalog, seconds)
+        with self._lock:
+            ready_at, wait = guarding.due(self._ready_at, self._clock.wall(), seconds, BURST_S)
+            if wait <= LONGEST_S:
+                self._ready_at = ready_at
+            return wait
+
+    def _shared(self, catalog: Catalog, seconds: float) -> float:
+        name = f"{self._name} {self._what}"
+        with catalog.write() as connection:
+            now = self._clock.wall()
+            return guarding.take_rate(connection, name, now, seconds, burst_s=BURST_S, longest_s=LONGEST_S)
