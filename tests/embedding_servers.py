@@ -31,6 +31,10 @@ class EmbeddingServer:
     def __init__(self, protocol: str) -> None:
         self.protocol = protocol
         self.behaviour = "answer"
+        self.next: list[str] = []
+        """What it does at the next requests for vectors, before `behaviour` counts again."""
+        self.retry_after = "7"
+        self.now = "answer"
         self.dimensions = DIMENSIONS
         self.sha = "abc"
         self.delay_s = 0.0
@@ -85,6 +89,7 @@ def _handler(server: EmbeddingServer) -> type[BaseHTTPRequestHandler]:
         protocol_version = "HTTP/1.1"
 
         def do_GET(self) -> None:
+            server.now = server.behaviour
             if self.path != "/info":
                 return self._said(404, {"error": "no such path"})
             about = {
@@ -106,23 +111,24 @@ def _handler(server: EmbeddingServer) -> type[BaseHTTPRequestHandler]:
             given = body["input"] if server.protocol in ("openai", "ollama") else body["inputs"]
             texts = [given] if isinstance(given, str) else given
             server.batches.append(texts)
+            server.now = server.next.pop(0) if server.next else server.behaviour
             time.sleep(server.delay_s)
             if self.headers.get("Authorization") != f"Bearer {KEY}":
                 return self._said(
                     401, {"error": {"message": f"wrong key; you said {texts}", "code": "invalid_api_key"}}
                 )
-            if server.behaviour in STATUSES:
-                return self._said(STATUSES[server.behaviour], {"error": f"busy with {texts}"})
+            if server.now in STATUSES:
+                return self._said(STATUSES[server.now], {"error": f"busy with {texts}"})
             if any("too long" in text for text in texts):
                 return self._said(413 if server.protocol == "tei" else 400, {"error": f"too long: {texts}"})
-            if server.behaviour == "never":
+            if server.now == "never":
                 time.sleep(30)
             vectors: list[Any] = [vector(text, server.dimensions) for text in texts]
-            if server.behaviour == "fewer":
+            if server.now == "fewer":
                 vectors = vectors[:-1]
-            if server.behaviour in ("numberless", "zeros"):
-                vectors = [[float("nan") if server.behaviour == "numberless" else 0.0] * server.dimensions] * len(texts)
-            if server.behaviour == "odd":
+            if server.now in ("numberless", "zeros"):
+                vectors = [[float("nan") if server.now == "numberless" else 0.0] * server.dimensions] * len(texts)
+            if server.now == "odd":
                 return self._said(200, {"something": "else"})
             if server.protocol in ("openai", "ollama"):
                 if "dimensions" in body:
@@ -133,14 +139,14 @@ def _handler(server: EmbeddingServer) -> type[BaseHTTPRequestHandler]:
             return self._said(200, vectors)
 
         def _said(self, status: int, what: object) -> None:
-            said = b"{not json" if server.behaviour == "malformed" else json.dumps(what).encode()
+            said = b"{not json" if server.now == "malformed" else json.dumps(what).encode()
             self.send_response(status)
-            if server.behaviour == "busy":
-                self.send_header("Retry-After", "7")
+            if server.now == "busy":
+                self.send_header("Retry-After", server.retry_after)
             self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(said)))
             self.end_headers()
-            if server.behaviour == "half" and self.command == "POST":
+            if server.now == "half" and self.command == "POST":
                 self.wfile.write(said[: len(said) // 2])
                 self.close_connection = True
                 return

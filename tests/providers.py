@@ -31,6 +31,9 @@ class ModelServer:
         self.protocol = protocol
         self.reply: Reply = reply if callable(reply) else lambda _instructions, _input: str(reply)
         self.behaviour = "answer"
+        self.next: list[str] = []
+        """What it does at the next requests, before `behaviour` counts again."""
+        self.retry_after = "17"
         self.asked: list[tuple[str, str]] = []
         """Instructions and input of each request."""
         self.bodies: list[dict[str, Any]] = []
@@ -90,11 +93,16 @@ def _handler(server: ModelServer) -> type[BaseHTTPRequestHandler]:
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             server.bodies.append(body)
+            usual = server.behaviour if server.next else ""
+            if usual:
+                server.behaviour = server.next.pop(0)
             try:
                 speak(server, self, body).answer()
             except (BrokenPipeError, ConnectionResetError):
                 server.gone.set()
                 self.close_connection = True
+            if usual:
+                server.behaviour = usual
 
         def handle(self) -> None:
             try:
@@ -191,7 +199,7 @@ class _Speaker:
 
     def refuse(self, status: int, kind: str, message: str, code: str = "") -> None:
         error = {"type": kind, "message": message, "code": code}
-        headers = {"Retry-After": "17"} if status == 429 else {}
+        headers = {"Retry-After": self.server.retry_after} if status == 429 else {}
         self.send(status, "application/json", json.dumps({"type": "error", "error": error}).encode(), headers)
 
     def send(self, status: int, kind: str, data: bytes, headers: Mapping[str, str] | None = None) -> None:
