@@ -14,7 +14,7 @@ from bench.figures import about_the_machine
 NAMES = (
     *("ingest", "lexical", "serve", "search", "streaming", "formats", "chunking"),
     *("retrieval", "citations", "abstention", "growth", "stores", "move", "exchange", "adopt", "caches"),
-    "model_serving",
+    *("models", "model_serving"),
 )
 
 

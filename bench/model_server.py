@@ -1,11 +1,14 @@
-"""A model that answers at once: `python -m bench.model_server PORT`, an OpenAI-compatible server in its own process.
+"""A model that answers at once: `python -m bench.model_server PORT [FAILS STALLS]`, an OpenAI-compatible server in its
+own process.
 
-It waits FIRST_S, then writes one word every WORD_S. What is measured above it is ours, not a model's.
+It waits FIRST_S, then writes one word every WORD_S. What is measured above it is ours, not a model's. FAILS and STALLS
+are the shares of requests that it answers with 500, and never; GET tells how many it was asked.
 """
 
 from __future__ import annotations
 
 import json
+import random
 import sys
 import time
 from collections.abc import Iterator
@@ -13,14 +16,37 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 FIRST_S = 0.05
 WORD_S = 0.005
+STALL_S = 60.0
 ANSWER = "The first of these passages says what was asked for, and the second one agrees with it [1][2]."
 
 
 class Model(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
+    asked = 0
+    fails = stalls = 0.0
+    chance = random.Random(20260131)
+
+    def do_GET(self) -> None:
+        said = str(Model.asked).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(said)))
+        self.end_headers()
+        self.wfile.write(said)
+
     def do_POST(self) -> None:
         self.rfile.read(int(self.headers["Content-Length"]))
+        Model.asked += 1
+        drawn = self.chance.random()
+        if drawn < self.stalls:
+            time.sleep(STALL_S)
+            self.close_connection = True
+            return
+        if drawn < self.stalls + self.fails:
+            self.send_response(500)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
         self.send_response(200)
         self.send_header("Content-Type", "text/event-stream")
         self.send_header("Transfer-Encoding", "chunked")
@@ -55,4 +81,5 @@ def _chunk(delta: dict[str, str], finish: str | None = None) -> str:
 
 
 if __name__ == "__main__":
+    Model.fails, Model.stalls = (float(share) for share in (sys.argv[2:4] or ("0", "0")))
     ThreadingHTTPServer(("127.0.0.1", int(sys.argv[1])), Model).serve_forever()
