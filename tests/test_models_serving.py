@@ -135,7 +135,7 @@ def test_a_collection_goes_on_when_its_model_is_served_elsewhere_and_back(tmp_pa
             after = whimbrel.search(question, mode="dense")
             assert after.hits == before.hits
             assert not after.degraded
-            assert isinstance(whimbrel.embedder(), RemoteEmbedder)
+            assert isinstance(whimbrel.embedder().inner, RemoteEmbedder)
             assert list(whimbrel._embedders) == [server.spec], "the model in this process was not loaded"
             assert len(_spaces(whimbrel)) == 1
             assert _spaces(whimbrel)[0][1] == server.spec
