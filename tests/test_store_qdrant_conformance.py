@@ -14,7 +14,6 @@ pytest.importorskip("qdrant_client")
 from qdrant_server import QdrantServer
 from whimbrel.testing import Place, StoreConformance
 from whimbrel.testing.base import StoreSuite
-from whimbrel.testing.rows import Rows
 
 # Local mode compares every row with every filter in Python, and has no limit of rows: few are enough.
 
@@ -52,10 +51,6 @@ class Api(StoreSuite):
         return lambda: Place(f"{server.uri}/place{next(numbers)}", Path())
 
 
-class TestQdrantApiRows(Api, Rows):
-    """What goes to a server and comes back."""
-
-
 @pytest.mark.soak
 class TestQdrantApi(Api, StoreConformance):
-    """All of it: behind the stand-in is local mode once more."""
+    """Behind the stand-in is local mode once more."""

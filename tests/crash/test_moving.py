@@ -53,10 +53,12 @@ STAR: dict[str, tuple[Course, Course]] = {
     ),
 }
 """From LanceDB to each of the others, and back."""
+SLOW = {"milvus server": pytest.mark.soak}
+"""Of a minute and more."""
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("name", STAR)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=SLOW.get(name, ())) for name in STAR])
 def test_a_collection_moves_away_and_back(name: str, tmp_path: Path) -> None:
     if name not in NAMES:
         pytest.skip("the server's package `milvus` is not installed here")
