@@ -345,6 +345,7 @@ async def test_the_nearest_are_those_of_an_exact_search(server: QdrantServer, co
         address = parse(uri)
         database = open_database(address, base=tmp_path, scratch=scratch, reach=Reach())
         source = database.source("notes", Chosen())
+        source.normalised = False
         found = await source.nearest(given[17], 5)
         exact = np.argsort(np.linalg.norm(given - given[17], axis=1))[:5]
         assert [id_ for id_, _ in found] == [10 + int(row) for row in exact]

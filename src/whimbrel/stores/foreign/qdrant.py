@@ -156,7 +156,7 @@ class QdrantSource(Source):
         assert form.table.metric is not None
         points = None if among is None else [point_of(form.table.ids, id_, native=form.native) for id_ in among]
         hits = await self._reader.nearest(self._name, form.table.main, vector, k, points)
-        said = scores(form.table.metric, np.array([score for _, score in hits]), normalised=False).tolist()
+        said = scores(form.table.metric, np.array([score for _, score in hits]), normalised=self.normalised).tolist()
         ids = [point.row_id(form.table.ids, native=form.native) for point, _ in hits]
         return sorted(zip(ids, said, strict=True), key=lambda hit: (-hit[1], str(hit[0])))[:k]
 
