@@ -96,12 +96,12 @@ def plan_of(home: Whimbrel, **asked: str) -> Plan:
 
 
 def contents(home: Whimbrel) -> dict[str, list[Any]]:
-    """Every row of every table that is not the owner's own (its lease, and the jobs that it has done)."""
+    """Every row of every table but the owner's own: its lease, its jobs done, and its ledger of calls of models."""
     with home.catalog.read() as connection:
         return {
             table.name: sorted(map(repr, connection.execute(select(table)).all()))
             for table in t.metadata.sorted_tables
-            if table.name not in ("leases", "jobs", "processes")
+            if table.name not in ("leases", "jobs", "processes", "model_calls")
         }
 
 
