@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -186,6 +187,82 @@ async def test_one_process_asks_whether_it_is_back(catalog: Catalog, hands: Hand
     assert await probing == "here"
     hands.pass_(1.1)
     assert await theirs(Model()) == "here"
+
+
+async def test_however_many_wait_for_a_dead_model_it_costs_the_threshold(catalog: Catalog, hands: Hands) -> None:
+    """Two processes, twenty calls each; two were under way when the first failed, and are waited for."""
+    rules = Rules(threshold=8)
+    ours, theirs = (Breaker(MODEL, Board(catalog, rules, hands.clock)) for _ in range(2))
+    go_on = asyncio.Event()
+    asked = 0
+
+    async def stalls() -> str:
+        nonlocal asked
+        asked += 1
+        await go_on.wait()
+        raise ModelSlow("no answer")
+
+    first = [asyncio.create_task(breaker(stalls)) for breaker in (ours, ours)]
+    await asyncio.sleep(0)
+    await failing(ours, 1)
+    hands.pass_(1.1)
+    rest = [asyncio.create_task(ours(stalls)) for _ in range(20)]
+    while asked < 7:
+        await asyncio.sleep(0.01)
+    rest += [asyncio.create_task(theirs(stalls)) for _ in range(20)]
+    for _ in range(50):
+        await asyncio.to_thread(lambda: None)
+    go_on.set()
+    ends = await asyncio.gather(*first, *rest, return_exceptions=True)
+    assert [type(end) for end in ends].count(ModelSlow) == asked == 7, "and the one that failed first"
+    assert [type(end) for end in ends].count(ModelPaused) == 35
+
+
+async def test_one_answer_lets_all_pass_that_wait(here: Catalog, hands: Hands) -> None:
+    breaker = Breaker(MODEL, Board(here, RULES, hands.clock))
+    await failing(breaker, 2)
+    answer, asked = asyncio.Event(), 0
+
+    async def waits() -> str:
+        nonlocal asked
+        asked += 1
+        await answer.wait()
+        return "here"
+
+    calls = [asyncio.create_task(breaker(waits)) for _ in range(9)]
+    while asked < 1:
+        await asyncio.sleep(0.01)
+    assert asked == 1, "one more failure would open it"
+    answer.set()
+    assert await asyncio.gather(*calls) == ["here"] * 9
+
+
+@pytest.mark.parametrize("out", ["probe", "try"])
+async def test_a_call_that_nobody_waits_for_any_more_gives_its_place_back(
+    out: str, here: Catalog, hands: Hands
+) -> None:
+    breaker = Breaker(MODEL, Board(here, RULES, hands.clock))
+    await failing(breaker, 3 if out == "probe" else 2)
+    hands.pass_(31)
+    asked = asyncio.Event()
+
+    async def stalls() -> str:
+        asked.set()
+        await asyncio.Event().wait()
+        return "never"
+
+    call = asyncio.create_task(breaker(stalls))
+    await asked.wait()
+    call.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await call
+    await asyncio.get_running_loop().run_in_executor(None, lambda: None)
+    for _ in range(100):
+        with suppress(ModelPaused):
+            assert await breaker(Model()) == "here"
+            return
+        await asyncio.to_thread(lambda: None)
+    pytest.fail("its place was not given back")
 
 
 async def test_a_probe_that_fails_costs_one_attempt(here: Catalog, hands: Hands) -> None:

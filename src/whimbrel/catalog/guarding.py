@@ -25,21 +25,45 @@ class BreakerRow:
     open_until: float = 0.0
     probe_until: float = 0.0
     reason: str = ""
+    trying: int = 0
+    trying_at: float = 0.0
 
     @property
     def is_open(self) -> bool:
         return self.open_until > 0
 
-    def failed(self, now: float, reason: str, *, threshold: int, window_s: float, pause_s: float) -> BreakerRow:
-        """After one more failure. One that began before the breaker opened changes nothing any more."""
+    def is_suspect(self, now: float, window_s: float) -> bool:
+        """The last that was heard of it is a failure, and that not long ago."""
+        return self.failures > 0 and not self.is_open and abs(now - self.failed_at) <= window_s
+
+    def failed(
+        self, now: float, reason: str, *, threshold: int, window_s: float, pause_s: float, tried: bool = False
+    ) -> BreakerRow:
+        """After one more failure (`tried`: of a call that `claim_try` let pass). One that began before the breaker
+        opened changes nothing any more."""
         if self.is_open and not self.probe_until:
             return self
         near = abs(now - self.failed_at) <= window_s
         failures = self.failures + 1 if near else 1
-        row = replace(self, failures=failures, failed_at=now, reason=reason, probe_until=0.0)
+        row = replace(self.tried() if tried else self, failures=failures, failed_at=now, reason=reason, probe_until=0.0)
         if self.is_open or failures >= threshold:
-            return replace(row, opened=self.opened + 1, open_until=now + pause_s)
+            return replace(row, opened=self.opened + 1, open_until=now + pause_s, trying=0)
         return row
+
+    def try_(self, now: float, *, threshold: int, window_s: float, hold_s: float) -> BreakerRow | None:
+        """With one more call under way; None where those that are would, if they failed as well, make the threshold."""
+        row = self.under_way(0, now, hold_s)
+        if not row.is_suspect(now, window_s) or row.failures + row.trying >= threshold:
+            return None
+        return row.under_way(1, now, hold_s)
+
+    def under_way(self, more: int, now: float, hold_s: float) -> BreakerRow:
+        """With so many calls more. Those of a process that died count for no longer than `hold_s` after the last."""
+        trying = self.trying if abs(now - self.trying_at) <= hold_s else 0
+        return replace(self, trying=trying + more, trying_at=now if more else self.trying_at)
+
+    def tried(self) -> BreakerRow:
+        return replace(self, trying=max(self.trying - 1, 0))
 
 
 def breakers(connection: Connection) -> dict[str, BreakerRow]:
@@ -47,22 +71,27 @@ def breakers(connection: Connection) -> dict[str, BreakerRow]:
     return {row.name: BreakerRow(*row) for row in connection.execute(select(t.breakers))}
 
 
-def breaker_failed(
-    connection: Connection, name: str, now: float, reason: str, *, threshold: int, window_s: float, pause_s: float
-) -> BreakerRow:
+def change_breaker(
+    connection: Connection, name: str, change: Callable[[BreakerRow], BreakerRow | None]
+) -> tuple[BreakerRow, bool]:
+    """What it is after that, and whether it was changed: `change` gives None to leave it as it is."""
     _have(connection, t.breakers, asdict(BreakerRow(name)))
     query = select(t.breakers).where(t.breakers.c.name == name).with_for_update()
     before = BreakerRow(*connection.execute(query).one())
-    row = before.failed(now, reason, threshold=threshold, window_s=window_s, pause_s=pause_s)
+    row = change(before)
+    if row is None:
+        return before, False
     connection.execute(update(t.breakers).where(t.breakers.c.name == name).values(**asdict(row)))
-    return row
+    return row, True
 
 
 def breaker_worked(connection: Connection, name: str) -> BreakerRow:
     """Closes it; how often it was open is kept, so that no process takes the next opening for the last."""
     known = t.breakers.c.name == name
     connection.execute(
-        update(t.breakers).where(known).values(failures=0, failed_at=0.0, open_until=0.0, probe_until=0.0, reason="")
+        update(t.breakers)
+        .where(known)
+        .values(failures=0, failed_at=0.0, open_until=0.0, probe_until=0.0, reason="", trying=0)
     )
     row = connection.execute(select(t.breakers).where(known)).first()
     return BreakerRow(*row) if row else BreakerRow(name)

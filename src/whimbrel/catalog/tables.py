@@ -419,9 +419,12 @@ breakers = Table(
     Column("open_until", Double, nullable=False),
     Column("probe_until", Double, nullable=False),
     Column("reason", Text, nullable=False),
+    Column("trying", Integer, nullable=False),
+    Column("trying_at", Double, nullable=False),
 )
 """Models that fail: `failures` in a row; while `open_until` is not 0, nobody asks, but for one probe at a time.
-`opened` grows by one each time that a breaker opens."""
+`opened` grows by one each time that a breaker opens. `trying`: calls under way that began after a failure, the last of
+them at `trying_at`."""
 
 rates = Table(
     "rates",

@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from datetime import datetime
+from enum import Enum, auto
+from functools import partial
 
 from whimbrel.catalog import guarding
 from whimbrel.catalog.engine import Catalog
@@ -19,7 +22,27 @@ logger = logging.getLogger("whimbrel.guards")
 LOOK_S = 1.0
 """What another process has found is known after so long."""
 PROBE_S = 90.0
-"""A probe of a process that died is given up after so long."""
+"""A probe of a process that died is given up after so long, and so are its tries."""
+TRY_S = 0.05
+"""Who waits for a try looks again after so long."""
+
+
+class Why(Enum):
+    """Why a call may be made."""
+
+    FREE = auto()
+    """Nothing speaks against it."""
+    TRY = auto()
+    """The model failed the last time; this call is one of those that may find out whether it is out."""
+    PROBE = auto()
+    """The breaker is open; this is the one call that asks whether it is back."""
+
+
+@dataclass(slots=True, eq=False)
+class Pass:
+    """Of one call under way."""
+
+    why: Why
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,24 +83,30 @@ class Board:
         except WhimbrelError as error:
             logger.warning("the state of the models' breakers could not be read: %s", error.message)
 
-    def failed(self, name: str, reason: str) -> BreakerRow:
+    def failed(self, name: str, reason: str, *, tried: bool) -> BreakerRow:
         rules, now = self.rules, self.clock.wall()
-        if self._catalog is not None:
-            try:
-                with self._catalog.write() as connection:
-                    return self._put(
-                        guarding.breaker_failed(
-                            connection, name, now, reason, threshold=rules.threshold, window_s=rules.window_s,
-                            pause_s=rules.pause_s,
-                        )
-                    )  # fmt: skip
-            except WhimbrelError as error:
-                logger.warning("a model's breaker is counted in this process only: %s", error.message)
-        with self._lock:
-            row = self.row(name).failed(
-                now, reason, threshold=rules.threshold, window_s=rules.window_s, pause_s=rules.pause_s
-            )
-            return self._put(row)
+        return self._change(
+            name,
+            lambda row: row.failed(
+                now, reason, tried=tried, threshold=rules.threshold, window_s=rules.window_s, pause_s=rules.pause_s
+            ),
+        )[0]
+
+    def try_(self, name: str) -> tuple[BreakerRow, bool]:
+        """Whether one more call of a model that has failed is under way now; see `BreakerRow.try_`."""
+        rules, now = self.rules, self.clock.wall()
+        return self._change(
+            name, lambda row: row.try_(now, threshold=rules.threshold, window_s=rules.window_s, hold_s=PROBE_S)
+        )
+
+    def under_way(self, name: str, calls: int) -> None:
+        """These began before the model failed."""
+        now = self.clock.wall()
+        self._change(name, lambda row: row.under_way(calls, now, PROBE_S))
+
+    def let_go(self, name: str, *, probe: bool) -> None:
+        """A call ended that has shown nothing."""
+        self._change(name, lambda row: replace(row, probe_until=0.0) if probe else row.tried())
 
     def worked(self, name: str) -> BreakerRow:
         if self._catalog is not None:
@@ -100,12 +129,24 @@ class Board:
             now = self.clock.wall()
             if row.opened != opened or not row.is_open or now <= row.probe_until <= now + 2 * PROBE_S:
                 return False
-            self._put(BreakerRow(name, row.failures, row.failed_at, opened, row.open_until, now + PROBE_S, row.reason))
+            self._put(replace(row, probe_until=now + PROBE_S))
             return True
 
     def open_ones(self) -> list[BreakerRow]:
         self.look()
         return [row for row in self._rows.values() if row.is_open]
+
+    def _change(self, name: str, change: Callable[[BreakerRow], BreakerRow | None]) -> tuple[BreakerRow, bool]:
+        if self._catalog is not None:
+            try:
+                with self._catalog.write() as connection:
+                    row, changed = guarding.change_breaker(connection, name, change)
+                    return self._put(row), changed
+            except WhimbrelError as error:
+                logger.warning("a model's breaker is counted in this process only: %s", error.message)
+        with self._lock:
+            changed_row = change(self.row(name))
+            return self._put(changed_row or self.row(name)), changed_row is not None
 
     def _put(self, row: BreakerRow) -> BreakerRow:
         self._rows = {**self._rows, row.name: row}
@@ -116,6 +157,9 @@ class Breaker:
     """Of one model. What is no fault of the provider's service does not touch it: a wrong key, a request that is
     refused, a rate limit.
 
+    After a failure no more calls are under way at a time than would, if all of them failed, open it: a provider that is
+    dead costs all processes together the threshold of timeouts, however many wait. One answer, and all may pass.
+
     When it opened stands in the home by the wall clock; how long it stays open is measured here, by a clock that does
     not jump, from when this process learned of it: never longer than the pause.
     """
@@ -125,26 +169,65 @@ class Breaker:
         self._board = board
         self._opened = -1
         self._until = 0.0
+        self._free: set[Pass] = set()
+        self._lock = threading.Lock()
 
     async def __call__(self, call: Call[T]) -> T:
         """Raises `ModelPaused`, and what the call raises."""
         if self._board.due():
             await asyncio.to_thread(self._board.look)
-        row = self._board.row(self._name)
-        probing = row.is_open
-        if probing:
-            await self._probe(row)
+        leave = await self._pass()
         try:
             found = await call()
         except (ModelDown, ModelSlow, ModelBroken) as error:
-            await asyncio.to_thread(self._failed, error)
+            await asyncio.to_thread(self._failed, error, leave)
             raise
-        except ModelError:
-            if probing:  # it answers: what is wrong is a key, a limit or a request
+        except ModelError:  # it answers: what is wrong is a key, a limit or a request
+            if leave.why is Why.PROBE:
                 await self._worked()
+            elif leave.why is Why.TRY:
+                await asyncio.to_thread(self._board.let_go, self._name, probe=False)
             raise
+        except BaseException:  # nobody waits any more
+            if leave.why is not Why.FREE:
+                let_go = partial(self._board.let_go, self._name, probe=leave.why is Why.PROBE)
+                asyncio.get_running_loop().run_in_executor(None, let_go)
+            raise
+        finally:
+            with self._lock:
+                self._free.discard(leave)
         await self._worked()
         return found
+
+    async def _pass(self) -> Pass:
+        """Waits while so many calls are under way that they may open it."""
+        row = self._board.row(self._name)
+        while row.is_suspect(self._board.clock.wall(), self._board.rules.window_s):
+            row, may_try = await asyncio.to_thread(self._try)
+            if may_try:
+                return Pass(Why.TRY)
+            if row.is_suspect(self._board.clock.wall(), self._board.rules.window_s):
+                await asyncio.sleep(TRY_S)
+        if row.is_open:
+            await self._probe(row)
+            return Pass(Why.PROBE)
+        leave = Pass(Why.FREE)
+        with self._lock:
+            self._free.add(leave)
+        return leave
+
+    def _try(self) -> tuple[BreakerRow, bool]:
+        self._tell_of_free_ones()
+        return self._board.try_(self._name)
+
+    def _tell_of_free_ones(self) -> None:
+        """The model has failed: calls that are under way since before that may fail as well, and count from now on."""
+        with self._lock:
+            free, self._free = self._free, set()
+            for leave in free:
+                leave.why = Why.TRY
+        if free:
+            self._board.under_way(self._name, len(free))
 
     async def _worked(self) -> None:
         row = self._board.row(self._name)
@@ -172,9 +255,12 @@ class Breaker:
             self._until = now + min(max(ahead, 0.0), self._board.rules.pause_s)
         return self._until - now
 
-    def _failed(self, error: ModelError) -> None:
+    def _failed(self, error: ModelError, leave: Pass) -> None:
         before = self._board.row(self._name)
-        row = self._board.failed(self._name, error.code)
+        with self._lock:
+            self._free.discard(leave)
+        row = self._board.failed(self._name, error.code, tried=leave.why is Why.TRY)
+        self._tell_of_free_ones()
         if row.opened != before.opened:
             logger.warning(
                 "%s has failed %d times in a row (%s): it is not asked for %g s",

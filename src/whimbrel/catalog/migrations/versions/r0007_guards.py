@@ -17,6 +17,8 @@ def upgrade() -> None:
         sa.Column("open_until", sa.Double(), nullable=False),
         sa.Column("probe_until", sa.Double(), nullable=False),
         sa.Column("reason", sa.Text(), nullable=False),
+        sa.Column("trying", sa.Integer(), nullable=False),
+        sa.Column("trying_at", sa.Double(), nullable=False),
         sa.PrimaryKeyConstraint("name", name=op.f("pk_breakers")),
     )
     op.create_table(
