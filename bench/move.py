@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import chromadb
+import pymilvus
 from chromadb.config import Settings
 from qdrant_client import QdrantClient
 
@@ -27,7 +28,7 @@ from bench.corpus import question
 from bench.figures import Figure, clock, median, note, percentile
 from bench.homes import OVERRIDES, searched_home, tokenizer
 from bench.server import Client, Serve
-from bench.stores import chroma, lancedb, postgres, qdrant_folder
+from bench.stores import chroma, lancedb, milvus, postgres, qdrant_folder
 from bench.stores.sides import Side
 from whimbrel import Whimbrel
 from whimbrel.domain import MoveState
@@ -35,8 +36,10 @@ from whimbrel.owner.lending import store_of
 from whimbrel.stores.base import Records
 
 BATCH = 5_000
-TARGETS = {"lancedb": 0.5, "postgres": 0.5, "chroma": 0.85, "chroma_folder": 0.85, "qdrant_folder": 0.85}
-"""The share of the client's rate that a move into each is to reach."""
+TARGETS = {"lancedb": 0.5, "postgres": 0.5}
+"""The share of the client's rate that a move into each is to reach: of those that write over 20,000 rows/s."""
+TARGET = 0.85
+"""Of all others."""
 MEMORY_MB = 200
 SEARCHES = 400
 
@@ -45,6 +48,8 @@ TOUR = (
     *("postgres", "chroma", "postgres", "chroma_folder", "postgres", "lancedb"),
 )
 """Every ordered pair of the four once, but those between the two of Chroma: one after another, in one home."""
+WIDER = (*TOUR, "milvus", "lancedb")
+"""And a server of Milvus."""
 SMALL = 10_000
 """Chunks of the home that goes to databases which hold all rows in memory, and commit each by itself."""
 STAR = ("lancedb", "postgres", "lancedb", "chroma", "lancedb")
@@ -60,11 +65,12 @@ def run(folder: Path, *, quick: bool) -> list[Figure]:
             "postgres": stack.enter_context(_postgres(place / "postgres")),
             "chroma": stack.enter_context(_chroma(place / "chroma")),
             "chroma_folder": f"chroma:{place / 'folder'}",
+            "milvus": "milvus+" + stack.enter_context(milvus.server()),
         }
-        bare = asyncio.run(_bare(home, uris, place / "bare"))
+        bare = asyncio.run(_bare(home, uris, place / "bare", ("lancedb", *uris)))
         for name, (rate, indexed) in bare.items():
             note(f"{name}: its own client writes {rate:,.0f} rows/s, {indexed:,.0f} rows/s with the index")
-        for number, (source, target) in enumerate(itertools.pairwise(TOUR)):
+        for number, (source, target) in enumerate(itertools.pairwise(WIDER)):
             if quick and (source, target) not in itertools.pairwise(STAR):
                 continue
             uri = f"lancedb:tour{number}" if target == "lancedb" else uris[target]
@@ -77,7 +83,7 @@ def run(folder: Path, *, quick: bool) -> list[Figure]:
 
 def _small(place: Path) -> list[Figure]:
     home = searched_home(place / "small", SMALL)
-    uris = {"qdrant_folder": f"qdrant:{place / 'qdrant'}"}
+    uris = {"qdrant_folder": f"qdrant:{place / 'qdrant'}", "milvus_lite": f"milvus:{place / 'milvus.db'}"}
     bare = asyncio.run(_bare(home, uris, place / "bare", tuple(uris)))
     figures = []
     for name, uri in uris.items():
@@ -90,10 +96,7 @@ def _small(place: Path) -> list[Figure]:
 
 
 async def _bare(
-    home: Path,
-    uris: dict[str, str],
-    folder: Path,
-    names: tuple[str, ...] = ("lancedb", "postgres", "chroma", "chroma_folder"),
+    home: Path, uris: dict[str, str], folder: Path, names: tuple[str, ...]
 ) -> dict[str, tuple[float, float]]:
     """Rows per second of each database's own client: written, and with the index built at the end."""
     with Whimbrel(home, **OVERRIDES) as whimbrel:
@@ -149,6 +152,13 @@ async def _side(name: str, uris: dict[str, str], folder: Path) -> AsyncIterator[
         client = QdrantClient(path=str(folder))
         yield qdrant_folder.Direct(client)
         client.close()
+    elif name in ("milvus", "milvus_lite"):
+        file = str(folder / "direct.db")
+        folder.mkdir(parents=True, exist_ok=True)
+        remote = pymilvus.MilvusClient(uris[name].removeprefix("milvus+") if name == "milvus" else file)
+        yield milvus.Direct(remote, server=name == "milvus")
+        remote.drop_collection("direct")
+        remote.close()
     else:
         local = chromadb.PersistentClient(folder, settings=Settings(anonymized_telemetry=False))
         yield chroma.Direct(local)
@@ -225,7 +235,7 @@ def _move(home: Path, source: str, target: str, uri: str, bare: float) -> list[F
         done = whimbrel.finalise_move(whimbrel.move_by_id(move.id))
         assert done.source_store is not None
         whimbrel.finish(whimbrel.start_view_job("drop_view", done.source_store, now=True), wait="end")
-    share = TARGETS[target]
+    share = TARGETS.get(target, TARGET)
     return [
         Figure(f"move: {source} to {target}", rows / seconds(), "rows/s", bare, f">= {share}").show(),
         Figure(f"move: {source} to {target}, memory", peak.above_mb, "MB", None, f"<= {MEMORY_MB}").show(),
