@@ -167,25 +167,35 @@ def _pictures(page: Page) -> Iterator[Edit]:
 
 def _tables(page: Page) -> Iterator[Edit]:
     """Tables that lay out a page: those with tables in them, or of one long cell."""
-    tables = [one for one in page.elements if one.name == "table"]
-    for place, one in enumerate(tables):
-        inner = list(_until(tables, place + 1, one.end))
-        source = page.text[one.inner : one.inner_end]
-        if inner or (source.lower().count("<td") <= 2 and at_least(source, 601)):
+    for one, inner in _nested(one for one in page.elements if one.name == "table"):
+        if inner or _is_long_cell(page.text[one.inner : one.inner_end]):
             yield (one.start, one.inner, "<div>")
             yield (one.inner_end, one.end, "</div>")
             last = one.inner
-            for other in [*_outer(iter(inner)), None]:
+            for other in [*inner, None]:
                 stop = other.start if other else one.inner_end
                 for cell in _CELL.finditer(page.text, last, stop):
                     yield (cell.start(), cell.end(), f"<{cell[1]}div>")
                 last = other.end if other else stop
 
 
-def _until(tables: Sequence[Element], place: int, end: int) -> Iterator[Element]:
-    while place < len(tables) and tables[place].start < end:
-        yield tables[place]
-        place += 1
+def _is_long_cell(source: str) -> bool:
+    return source.lower().count("<td") <= 2 and at_least(source, 601)
+
+
+def _nested(found: Iterator[Element]) -> list[tuple[Element, list[Element]]]:
+    """Each with those that lie directly in it; they come in the order in which they begin."""
+    every: list[tuple[Element, list[Element]]] = []
+    within: list[tuple[Element, list[Element]]] = []
+    for one in found:
+        while within and one.start >= within[-1][0].end:
+            within.pop()
+        pair: tuple[Element, list[Element]] = (one, [])
+        if within:
+            within[-1][1].append(one)
+        every.append(pair)
+        within.append(pair)
+    return every
 
 
 def _doubled(page: Page) -> Iterator[Edit]:
