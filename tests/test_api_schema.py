@@ -21,7 +21,7 @@ CHECKS = [
     "response_schema_conformance",
     "unsupported_method",
 ]
-SECONDS = 60
+SECONDS = 30
 CONFIGURATION = """
 [[operations]]
 include-name = "GET /ready"

@@ -131,7 +131,7 @@ async def test_what_was_judged_in_time_comes_first() -> None:
 def test_a_reranker_that_is_out_leaves_the_hits_and_is_named(home: Path, tei: RerankingServer, behaviour: str) -> None:
     with Whimbrel(home=home) as whimbrel:
         before = whimbrel.search(QUESTION, top_k=6)
-    with opened(home, tei.spec) as whimbrel:
+    with opened(home, tei.spec, **{"rerank.budget_ms": 5_000}) as whimbrel:
         tei.behaviour = behaviour
         found = whimbrel.search(QUESTION, top_k=6)
         assert found.hits == before.hits

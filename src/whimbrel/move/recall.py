@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from whimbrel.owner.pace import TRAFFIC
 from whimbrel.stores.base import Store
 
 K = 10
@@ -89,6 +90,7 @@ async def ask(store: Store, queries: Floats, exact: ExactSearch) -> Found:
             bar = float(scores[-1]) - TIED
             hit = sum(id_ in right or score >= bar for id_, score in zip(found.ids, found.scores, strict=True))
             shares.append(min(hit, len(right)) / len(right))
+        await TRAFFIC.give_way(seconds[-1])
         await asyncio.sleep(0)
     times = np.array(seconds or [0.0]) * 1000
     return Found(

@@ -23,6 +23,7 @@ from whimbrel.domain import ViewKind
 from whimbrel.owner.ahead import ahead
 from whimbrel.owner.follower import Follower
 from whimbrel.owner.held import Held
+from whimbrel.owner.pace import TRAFFIC
 from whimbrel.stores.base import Vectors
 
 LISTED = 20
@@ -88,9 +89,12 @@ async def compare(
     comparing = _Comparing(follower.row, connection, besides, witness, found)
     await asyncio.to_thread(comparing.begin)
     told = 0.0
+    began = time.monotonic()
     async with aclosing(ahead(target.scan())) as batches:
         async for held in batches:
             await asyncio.to_thread(comparing.take, held)
+            await TRAFFIC.give_way(time.monotonic() - began)
+            began = time.monotonic()
             if time.monotonic() >= told + TELL_S:
                 await progress(compared=found.rows, expected=comparing.due)
                 told = time.monotonic()

@@ -23,6 +23,7 @@ from whimbrel.domain import Position, ViewKind, ViewState
 from whimbrel.errors import RowRefused, ViewDamaged
 from whimbrel.owner.copying import Snapshot
 from whimbrel.owner.embedding import EmbeddingStage
+from whimbrel.owner.pace import TRAFFIC
 from whimbrel.owner.targets import Target
 
 logger = logging.getLogger("whimbrel.owner")
@@ -218,6 +219,7 @@ class Follower:
         self.after = batch.reached
         self._copied += len(batch.rows)
         await asyncio.to_thread(self._save, build_after=self.after, error="")
+        await TRAFFIC.give_way(time.monotonic() - began)
 
     async def _end_building(self) -> None:
         """The snapshot is copied: from here the view follows the tail of the log."""

@@ -36,6 +36,7 @@ from whimbrel.filters import Filter, matches, operators, parse
 from whimbrel.guards.calls import stood_in
 from whimbrel.lexicon.language import language_of
 from whimbrel.models.embedders.base import Embedder
+from whimbrel.owner.pace import TRAFFIC
 from whimbrel.search.fusion import Candidate, fuse, merge
 from whimbrel.search.presence import Presence
 from whimbrel.search.readers import Readers
@@ -135,10 +136,14 @@ class SearchEngine:
 
     async def search(self, request: SearchRequest) -> SearchResult:
         """Raises `BadQuery`, `BadFilter`, `CollectionNotFound`; `Busy`; `ViewError` when no view could answer."""
-        began = time.perf_counter()
         k = self._check(request)
         where = parse(request.filter)
         self._presence.begin()
+        with TRAFFIC.searching():
+            return await self._search(request, where, k)
+
+    async def _search(self, request: SearchRequest, where: Filter | None, k: int) -> SearchResult:
+        began = time.perf_counter()
         run = await self._begin(request, where)
         await self._vary(request, run)
         depth = k if self._reranking is None else max(k, self._reranking.candidates)
