@@ -7,6 +7,8 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from typing import Generic, TypeVar
 
+from whimbrel.owner.pace import TRAFFIC
+
 T = TypeVar("T")
 
 
@@ -40,16 +42,17 @@ class Ahead(Generic[T]):
 
 
 async def ahead(batches: AsyncGenerator[T, None]) -> AsyncGenerator[T, None]:
-    """The same batches; the next is on its way while one is worked on."""
+    """The same batches; the next is on its way while one is worked on, unless somebody searches: one core is theirs."""
     async with aclosing(batches):
-        coming = asyncio.ensure_future(_next(batches))
+        coming: asyncio.Future[tuple[T] | None] | None = None
         try:
-            while found := await coming:
-                coming = asyncio.ensure_future(_next(batches))
+            while found := await (coming or _next(batches)):
+                coming = None if TRAFFIC.busy else asyncio.ensure_future(_next(batches))
                 yield found[0]
         finally:
-            coming.cancel()
-            await asyncio.gather(coming, return_exceptions=True)
+            if coming is not None:
+                coming.cancel()
+                await asyncio.gather(coming, return_exceptions=True)
 
 
 async def _next(batches: AsyncGenerator[T, None]) -> tuple[T] | None:

@@ -10,6 +10,7 @@ from whimbrel.catalog.collections import ViewRow
 from whimbrel.catalog.engine import Catalog
 from whimbrel.owner.ahead import Ahead
 from whimbrel.owner.embedding import EmbeddingStage
+from whimbrel.owner.pace import TRAFFIC
 
 FIRST_ROWS = 1_000
 """Of the first batch, which tells how large rows are and how quickly they are written."""
@@ -46,11 +47,11 @@ class Snapshot:
 
     async def take(self, after: int, upto: int, rows_per_s: float) -> Batch:
         """The next batch in `(after, upto]`; of no more rows than may be copied in a second, where that is limited.
-        What comes after it is being read from then on."""
+        What comes after it is being read from then on, where nobody searches."""
         self._upto = upto
         self._most = max(1, min(MOST_ROWS, int(rows_per_s))) if rows_per_s > 0 else MOST_ROWS
         batch = await self._ahead.take(after)
-        if batch.reached < upto:
+        if batch.reached < upto and not TRAFFIC.busy:
             self._ahead.begin(batch.reached)
         return batch
 
