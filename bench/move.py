@@ -220,13 +220,14 @@ def _move(home: Path, source: str, target: str, uri: str, bare: float) -> list[F
     with Whimbrel(home, **OVERRIDES) as whimbrel:
         assert whimbrel.own()
         whimbrel.search(question(tokenizer(), 1))
-        with _watched() as peak, clock() as seconds:
+        with _watched() as peak:
             move, job = whimbrel.start_move("default", to=uri)
             whimbrel.finish(job)
         move = whimbrel.move_by_id(move.id)
         assert move.state is MoveState.READY, (move.state, move.error)
         rows = move.checks["views"][0]["rows"]
         at = dict(move.history)
+        seconds = at["ready"] - at["planned"]
         note(
             f"{source} to {target}: {rows} rows; copied in {at['verifying'] - at['copying']:.1f} s with the index, "
             f"verified in {at['ready'] - at['verifying']:.1f} s; recall {move.checks['search']['target']['recall@10']}"
@@ -237,7 +238,7 @@ def _move(home: Path, source: str, target: str, uri: str, bare: float) -> list[F
         whimbrel.finish(whimbrel.start_view_job("drop_view", done.source_store, now=True), wait="end")
     share = TARGETS.get(target, TARGET)
     return [
-        Figure(f"move: {source} to {target}", rows / seconds(), "rows/s", bare, f">= {share}").show(),
+        Figure(f"move: {source} to {target}", rows / seconds, "rows/s", bare, f">= {share}").show(),
         Figure(f"move: {source} to {target}, memory", peak.above_mb, "MB", None, f"<= {MEMORY_MB}").show(),
     ]
 
