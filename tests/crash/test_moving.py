@@ -53,7 +53,7 @@ STAR: dict[str, tuple[Course, Course]] = {
     ),
 }
 """From LanceDB to each of the others, and back."""
-SLOW = {"milvus server": pytest.mark.soak}
+SLOW = {"milvus server": pytest.mark.soak, "milvus lite": pytest.mark.soak}
 """Of a minute and more."""
 
 
