@@ -17,6 +17,7 @@ from sqlalchemy.engine import make_url
 
 from milvus_server import MilvusServer, own_milvus
 from providers import VARIABLES
+from redis_server import RedisServer, own_redis
 from whimbrel.catalog.engine import Catalog
 from whimbrel.catalog.migrate import ensure_schema
 
@@ -54,6 +55,21 @@ def milvus_server() -> Iterator[MilvusServer]:
     not installed, they are skipped."""
     with own_milvus() as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[RedisServer]:
+    """A Redis server of this test run, for tests that do not stop it. Where there is none, they are skipped."""
+    with own_redis() as server:
+        yield server
+
+
+@pytest.fixture
+def fresh_redis(redis_server: RedisServer) -> str:
+    """The URL of that server, with nothing in it."""
+    with redis_server.client() as client:
+        client.flushall()
+    return redis_server.url
 
 
 @pytest.fixture(scope="session")

@@ -379,7 +379,7 @@ def test_metrics_tell_hits_and_sizes(home: Whimbrel) -> None:
 
     for _ in range(3):
         home.search("tern", mode="dense")
-    metrics = Metrics(home.cache, home.guards.meter)
+    metrics = Metrics(home.cache, home.guards)
     home.cache.flush()
     metrics.home = HomeFigures([], {}, {}, True, home.cache.sizes())
     text = metrics.text("")[0].decode()

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
-from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from pydantic import SecretStr
 
+from clocks import Hands
 from support import opened
-from whimbrel.catalog import guarding
 from whimbrel.catalog.engine import Catalog
 from whimbrel.config.settings import Guards as Settings
 from whimbrel.errors import (
@@ -28,34 +28,20 @@ from whimbrel.errors import (
     ModelRefused,
     ModelSlow,
 )
+from whimbrel.guards import in_redis
 from whimbrel.guards.breaker import Board, Breaker, Rules
 from whimbrel.guards.budget import Alert, Budgets
-from whimbrel.guards.calls import Clock, Taken
+from whimbrel.guards.calls import Taken
 from whimbrel.guards.guard import Guards, Patience
 from whimbrel.guards.limits import parse_budgets, parse_prices, parse_rates, parse_shares
 from whimbrel.guards.line import Line
 from whimbrel.guards.prices import Prices
 from whimbrel.guards.rate import Rate
 from whimbrel.guards.retry import Retry
+from whimbrel.guards.shared import InCatalog, Place, Shared
 
 MODEL = "openai:gpt-4o-mini"
 PATIENCE = Patience(5.0, 60.0)
-
-
-class Hands:
-    """A clock that is set by hand."""
-
-    def __init__(self) -> None:
-        self.ticked = 1_000.0
-        self.shown = datetime(2026, 1, 31, 12, tzinfo=UTC).timestamp()
-
-    @property
-    def clock(self) -> Clock:
-        return Clock(lambda: self.ticked, lambda: self.shown)
-
-    def pass_(self, seconds: float) -> None:
-        self.ticked += seconds
-        self.shown += seconds
 
 
 @pytest.fixture
@@ -66,6 +52,39 @@ def hands() -> Hands:
 @pytest.fixture
 def here(tmp_path: Path) -> Catalog:
     return opened(f"sqlite:///{tmp_path / 'catalog.db'}", tmp_path)
+
+
+Processes = Callable[[], Shared]
+
+
+@pytest.fixture(params=["sqlite", "postgres", "redis"])
+def process(
+    request: pytest.FixtureRequest, tmp_path: Path, hands: Hands, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Processes]:
+    """What one more process has of the place that all share."""
+    if request.param == "redis":
+        monkeypatch.setattr(in_redis, "ANSWER_S", 30.0)  # a busy machine is no failure
+        url = SecretStr(request.getfixturevalue("fresh_redis"))
+        places: list[Place] = []
+
+        def more() -> Shared:
+            places.append(in_redis.InRedis(url))
+            return Shared(places[-1], hands.clock)
+
+        yield more
+        for place in places:
+            place.close()
+        return
+    postgres = request.param == "postgres"
+    url_ = str(request.getfixturevalue("fresh_postgres")) if postgres else f"sqlite:///{tmp_path / 'shared.db'}"
+    catalog = opened(url_, tmp_path / "copies")
+    yield lambda: Shared(InCatalog(catalog), hands.clock)
+    catalog.close()
+
+
+@pytest.fixture
+def shared(process: Processes) -> Shared:
+    return process()
 
 
 @pytest.fixture(autouse=True)
@@ -156,8 +175,8 @@ async def failing(breaker: Breaker, times: int, error: Callable[[], ModelError] 
             await breaker(Model(error()))
 
 
-async def test_after_so_many_failures_in_a_row_nobody_asks(catalog: Catalog, hands: Hands) -> None:
-    ours, theirs = (Breaker(MODEL, Board(catalog, RULES, hands.clock)) for _ in range(2))
+async def test_after_so_many_failures_in_a_row_nobody_asks(process: Processes, hands: Hands) -> None:
+    ours, theirs = (Breaker(MODEL, Board(process(), RULES, hands.clock)) for _ in range(2))
     await failing(ours, 1)
     await failing(theirs, 2)
     hands.pass_(1.1)
@@ -168,8 +187,8 @@ async def test_after_so_many_failures_in_a_row_nobody_asks(catalog: Catalog, han
         assert model.asked == 0
 
 
-async def test_one_process_asks_whether_it_is_back(catalog: Catalog, hands: Hands) -> None:
-    ours, theirs = (Breaker(MODEL, Board(catalog, RULES, hands.clock)) for _ in range(2))
+async def test_one_process_asks_whether_it_is_back(process: Processes, hands: Hands) -> None:
+    ours, theirs = (Breaker(MODEL, Board(process(), RULES, hands.clock)) for _ in range(2))
     await failing(ours, 3)
     hands.pass_(31)
     go_on, asked = asyncio.Event(), asyncio.Event()
@@ -189,10 +208,10 @@ async def test_one_process_asks_whether_it_is_back(catalog: Catalog, hands: Hand
     assert await theirs(Model()) == "here"
 
 
-async def test_however_many_wait_for_a_dead_model_it_costs_the_threshold(catalog: Catalog, hands: Hands) -> None:
+async def test_however_many_wait_for_a_dead_model_it_costs_the_threshold(process: Processes, hands: Hands) -> None:
     """Two processes, twenty calls each; two were under way when the first failed, and are waited for."""
     rules = Rules(threshold=8)
-    ours, theirs = (Breaker(MODEL, Board(catalog, rules, hands.clock)) for _ in range(2))
+    ours, theirs = (Breaker(MODEL, Board(process(), rules, hands.clock)) for _ in range(2))
     go_on = asyncio.Event()
     asked = 0
 
@@ -218,8 +237,8 @@ async def test_however_many_wait_for_a_dead_model_it_costs_the_threshold(catalog
     assert [type(end) for end in ends].count(ModelPaused) == 35
 
 
-async def test_one_answer_lets_all_pass_that_wait(here: Catalog, hands: Hands) -> None:
-    breaker = Breaker(MODEL, Board(here, RULES, hands.clock))
+async def test_one_answer_lets_all_pass_that_wait(shared: Shared, hands: Hands) -> None:
+    breaker = Breaker(MODEL, Board(shared, RULES, hands.clock))
     await failing(breaker, 2)
     answer, asked = asyncio.Event(), 0
 
@@ -239,9 +258,9 @@ async def test_one_answer_lets_all_pass_that_wait(here: Catalog, hands: Hands) -
 
 @pytest.mark.parametrize("out", ["probe", "try"])
 async def test_a_call_that_nobody_waits_for_any_more_gives_its_place_back(
-    out: str, here: Catalog, hands: Hands
+    out: str, shared: Shared, hands: Hands
 ) -> None:
-    breaker = Breaker(MODEL, Board(here, RULES, hands.clock))
+    breaker = Breaker(MODEL, Board(shared, RULES, hands.clock))
     await failing(breaker, 3 if out == "probe" else 2)
     hands.pass_(31)
     asked = asyncio.Event()
@@ -265,8 +284,8 @@ async def test_a_call_that_nobody_waits_for_any_more_gives_its_place_back(
     pytest.fail("its place was not given back")
 
 
-async def test_a_probe_that_fails_costs_one_attempt(here: Catalog, hands: Hands) -> None:
-    breaker = Breaker(MODEL, Board(here, RULES, hands.clock))
+async def test_a_probe_that_fails_costs_one_attempt(shared: Shared, hands: Hands) -> None:
+    breaker = Breaker(MODEL, Board(shared, RULES, hands.clock))
     await failing(breaker, 3)
     model = Model(*[ModelDown("out")] * 99)
     for _ in range(100):
@@ -276,8 +295,8 @@ async def test_a_probe_that_fails_costs_one_attempt(here: Catalog, hands: Hands)
     assert model.asked == 3  # at 30, 60 and 90 s
 
 
-async def test_an_answer_between_failures_and_a_failure_of_long_ago_begin_anew(here: Catalog, hands: Hands) -> None:
-    breaker = Breaker(MODEL, Board(here, RULES, hands.clock))
+async def test_an_answer_between_failures_and_a_failure_of_long_ago_begin_anew(shared: Shared, hands: Hands) -> None:
+    breaker = Breaker(MODEL, Board(shared, RULES, hands.clock))
     for _ in range(5):
         await failing(breaker, 2)
         assert await breaker(Model()) == "here"
@@ -288,17 +307,17 @@ async def test_an_answer_between_failures_and_a_failure_of_long_ago_begin_anew(h
 
 
 @pytest.mark.parametrize("error", [ModelKeyRefused, ModelRefused, ModelBusy])
-async def test_a_wrong_key_does_not_touch_it(error: type[ModelError], here: Catalog, hands: Hands) -> None:
-    breaker = Breaker(MODEL, Board(here, RULES, hands.clock))
+async def test_a_wrong_key_does_not_touch_it(error: type[ModelError], shared: Shared, hands: Hands) -> None:
+    breaker = Breaker(MODEL, Board(shared, RULES, hands.clock))
     await failing(breaker, 10, lambda: error("no"))
     assert await breaker(Model()) == "here"
-    with here.read() as connection:
-        assert guarding.breakers(connection) == {}
+    shared.look()
+    assert shared.breakers() == []
 
 
 @pytest.mark.parametrize("jump", [-86_400.0, 86_400.0, 10 * 365 * 86_400.0])
-async def test_a_clock_that_jumps_holds_nothing_open_for_long(jump: float, here: Catalog, hands: Hands) -> None:
-    ours, theirs = (Breaker(MODEL, Board(here, RULES, hands.clock)) for _ in range(2))
+async def test_a_clock_that_jumps_holds_nothing_open_for_long(jump: float, shared: Shared, hands: Hands) -> None:
+    ours, theirs = (Breaker(MODEL, Board(shared, RULES, hands.clock)) for _ in range(2))
     await failing(ours, 3)
     hands.shown += jump
     for breaker in (ours, theirs):
@@ -310,7 +329,7 @@ async def test_a_clock_that_jumps_holds_nothing_open_for_long(jump: float, here:
 
 
 async def test_without_a_catalog_it_is_kept_in_the_process(hands: Hands) -> None:
-    breaker = Breaker(MODEL, Board(None, RULES, hands.clock))
+    breaker = Breaker(MODEL, Board(Shared(), RULES, hands.clock))
     await failing(breaker, 3)
     with pytest.raises(ModelPaused):
         await breaker(Model())
@@ -321,14 +340,14 @@ async def test_without_a_catalog_it_is_kept_in_the_process(hands: Hands) -> None
 # --- rate ------------------------------------------------------------------------------------------------------------
 
 
-async def test_a_rate_is_shared(catalog: Catalog, hands: Hands, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_rate_is_shared(process: Processes, hands: Hands, monkeypatch: pytest.MonkeyPatch) -> None:
     waited: list[float] = []
 
     async def noted(seconds: float) -> None:
         waited.append(seconds)
 
     monkeypatch.setattr("whimbrel.guards.rate.asyncio.sleep", noted)
-    rates = [Rate(MODEL, "requests", 60, catalog, hands.clock) for _ in range(2)]
+    rates = [Rate(MODEL, "requests", 60, process(), hands.clock) for _ in range(2)]
     for _ in range(8):
         for rate in rates:
             await rate.take(1)

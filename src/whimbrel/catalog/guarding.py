@@ -39,7 +39,7 @@ class BreakerRow:
     def failed(
         self, now: float, reason: str, *, threshold: int, window_s: float, pause_s: float, tried: bool = False
     ) -> BreakerRow:
-        """After one more failure (`tried`: of a call that `claim_try` let pass). One that began before the breaker
+        """After one more failure (`tried`: of a call that `try_` let pass). One that began before the breaker
         opened changes nothing any more."""
         if self.is_open and not self.probe_until:
             return self
@@ -65,6 +65,17 @@ class BreakerRow:
     def tried(self) -> BreakerRow:
         return replace(self, trying=max(self.trying - 1, 0))
 
+    def worked(self) -> BreakerRow:
+        """Closed; how often it was open is kept, so that no process takes the next opening for the last."""
+        return BreakerRow(self.name, opened=self.opened)
+
+    def claimed(self, opened: int, now: float, hold_s: float) -> BreakerRow | None:
+        """With a probe under way, before which nobody else may ask for `hold_s`; None where there is one, or where it
+        is not open for the `opened`th time any more."""
+        if not self.is_open or self.opened != opened or now <= self.probe_until <= now + 2 * hold_s:
+            return None  # further ahead: the clock was set back
+        return replace(self, probe_until=now + hold_s)
+
 
 def breakers(connection: Connection) -> dict[str, BreakerRow]:
     """Those that have anything to tell, by name."""
@@ -83,26 +94,6 @@ def change_breaker(
         return before, False
     connection.execute(update(t.breakers).where(t.breakers.c.name == name).values(**asdict(row)))
     return row, True
-
-
-def breaker_worked(connection: Connection, name: str) -> BreakerRow:
-    """Closes it; how often it was open is kept, so that no process takes the next opening for the last."""
-    known = t.breakers.c.name == name
-    connection.execute(
-        update(t.breakers)
-        .where(known)
-        .values(failures=0, failed_at=0.0, open_until=0.0, probe_until=0.0, reason="", trying=0)
-    )
-    row = connection.execute(select(t.breakers).where(known)).first()
-    return BreakerRow(*row) if row else BreakerRow(name)
-
-
-def claim_probe(connection: Connection, name: str, opened: int, now: float, hold_s: float) -> bool:
-    """Whether the caller may ask the model of an open breaker; nobody else may for `hold_s`, unless told it failed."""
-    column = t.breakers.c
-    free = or_(column.probe_until < now, column.probe_until > now + 2 * hold_s)  # or the clock was set back
-    claimed = update(t.breakers).where(column.name == name, column.opened == opened, column.open_until > 0, free)
-    return bool(connection.execute(claimed.values(probe_until=now + hold_s)).rowcount)
 
 
 # --- rates -----------------------------------------------------------------------------------------------------------

@@ -35,6 +35,9 @@ def status(as_json: AsJson = False) -> None:
     for model in found["models"]["paused"]:
         out.line()
         out.line(f"not asked now: {model['model']}, after {model['failures']} failures in a row ({model['reason']})")
+    if found["models"]["shared"]["out"]:
+        out.line()
+        out.line(f"breakers and rates: kept by each process for itself. {found['models']['shared']['out']}")
     if found["jobs"]:
         out.line()
         out.table(["job", "kind", "collection", "state", "doing"], [_job(job) for job in found["jobs"]])

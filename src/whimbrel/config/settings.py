@@ -293,7 +293,7 @@ class Guards(Section):
     )
     rates: str | None = Field(
         default=None,
-        description="Requests and tokens that a model is sent in a minute, by all processes of the home.",
+        description="Requests and tokens that a model is sent in a minute, by all processes together.",
         json_schema_extra={"expected": "`PROVIDER:MODEL=500 requests, 200k tokens`, joined by `;`"},
     )
     prices: str | None = Field(
@@ -315,6 +315,11 @@ class Guards(Section):
         default=None,
         description="Where alerts of budgets are posted to, as JSON.",
         json_schema_extra={"expected": "an address, `https://...`"},
+    )
+    redis: SecretStr | None = Field(
+        default=None,
+        description="A Redis in which hosts with homes of their own share breakers and rates, instead of the catalog.",
+        json_schema_extra={"expected": "`redis://USER:PASSWORD@HOST:6379/0`, or `rediss://` for TLS"},
     )
 
 

@@ -5,22 +5,18 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import Enum, auto
 from functools import partial
 
-from whimbrel.catalog import guarding
-from whimbrel.catalog.engine import Catalog
 from whimbrel.catalog.guarding import BreakerRow
-from whimbrel.errors import ModelBroken, ModelDown, ModelError, ModelPaused, ModelSlow, WhimbrelError
+from whimbrel.errors import ModelBroken, ModelDown, ModelError, ModelPaused, ModelSlow
 from whimbrel.guards.calls import Call, Clock, T
+from whimbrel.guards.shared import Shared
 
 logger = logging.getLogger("whimbrel.guards")
 
-LOOK_S = 1.0
-"""What another process has found is known after so long."""
 PROBE_S = 90.0
 """A probe of a process that died is given up after so long, and so are its tries."""
 TRY_S = 0.05
@@ -56,36 +52,27 @@ class Rules:
 
 
 class Board:
-    """The rows of all breakers of a home, read at most once a second. Without a catalog: of this process."""
+    """All breakers, by their rules."""
 
-    def __init__(self, catalog: Catalog | None, rules: Rules, clock: Clock | None = None) -> None:
+    def __init__(self, shared: Shared, rules: Rules, clock: Clock | None = None) -> None:
         self.rules = rules
         self.clock = clock or Clock()
-        self._catalog = catalog
-        self._rows: dict[str, BreakerRow] = {}
-        self._looked = float("-inf")
-        self._lock = threading.Lock()
+        self._shared = shared
 
-    def due(self) -> bool:
-        return self._catalog is not None and self.clock.monotonic() - self._looked > LOOK_S
+    async def look_if_due(self) -> None:
+        """Nobody waits for a place that was out when it was last asked."""
+        if self._shared.due():
+            alone = self._shared.alone
+            looking = asyncio.get_running_loop().run_in_executor(None, self._shared.look)
+            if not alone:
+                await looking
 
     def row(self, name: str) -> BreakerRow:
-        return self._rows.get(name) or BreakerRow(name)
-
-    def look(self) -> None:
-        """Read what others have written. A catalog that is out leaves what was known."""
-        if self._catalog is None:
-            return
-        self._looked = self.clock.monotonic()
-        try:
-            with self._catalog.read() as connection:
-                self._rows = guarding.breakers(connection)
-        except WhimbrelError as error:
-            logger.warning("the state of the models' breakers could not be read: %s", error.message)
+        return self._shared.known(name)
 
     def failed(self, name: str, reason: str, *, tried: bool) -> BreakerRow:
         rules, now = self.rules, self.clock.wall()
-        return self._change(
+        return self._shared.change(
             name,
             lambda row: row.failed(
                 now, reason, tried=tried, threshold=rules.threshold, window_s=rules.window_s, pause_s=rules.pause_s
@@ -95,62 +82,30 @@ class Board:
     def try_(self, name: str) -> tuple[BreakerRow, bool]:
         """Whether one more call of a model that has failed is under way now; see `BreakerRow.try_`."""
         rules, now = self.rules, self.clock.wall()
-        return self._change(
+        return self._shared.change(
             name, lambda row: row.try_(now, threshold=rules.threshold, window_s=rules.window_s, hold_s=PROBE_S)
         )
 
     def under_way(self, name: str, calls: int) -> None:
         """These began before the model failed."""
         now = self.clock.wall()
-        self._change(name, lambda row: row.under_way(calls, now, PROBE_S))
+        self._shared.change(name, lambda row: row.under_way(calls, now, PROBE_S))
 
     def let_go(self, name: str, *, probe: bool) -> None:
         """A call ended that has shown nothing."""
-        self._change(name, lambda row: replace(row, probe_until=0.0) if probe else row.tried())
+        self._shared.change(name, lambda row: replace(row, probe_until=0.0) if probe else row.tried())
 
-    def worked(self, name: str) -> BreakerRow:
-        if self._catalog is not None:
-            try:
-                with self._catalog.write() as connection:
-                    return self._put(guarding.breaker_worked(connection, name))
-            except WhimbrelError as error:
-                logger.warning("a model's breaker is closed in this process only: %s", error.message)
-        return self._put(BreakerRow(name, opened=self.row(name).opened))
+    def worked(self, name: str) -> None:
+        self._shared.change(name, BreakerRow.worked)
 
     def claim(self, name: str, opened: int) -> bool:
-        if self._catalog is not None:
-            try:
-                with self._catalog.write() as connection:
-                    return guarding.claim_probe(connection, name, opened, self.clock.wall(), PROBE_S)
-            except WhimbrelError as error:
-                logger.warning("a model's breaker is probed by this process alone: %s", error.message)
-        with self._lock:
-            row = self.row(name)
-            now = self.clock.wall()
-            if row.opened != opened or not row.is_open or now <= row.probe_until <= now + 2 * PROBE_S:
-                return False
-            self._put(replace(row, probe_until=now + PROBE_S))
-            return True
+        """Whether the caller may ask the model of an open breaker; see `BreakerRow.claimed`."""
+        now = self.clock.wall()
+        return self._shared.change(name, lambda row: row.claimed(opened, now, PROBE_S))[1]
 
     def open_ones(self) -> list[BreakerRow]:
-        self.look()
-        return [row for row in self._rows.values() if row.is_open]
-
-    def _change(self, name: str, change: Callable[[BreakerRow], BreakerRow | None]) -> tuple[BreakerRow, bool]:
-        if self._catalog is not None:
-            try:
-                with self._catalog.write() as connection:
-                    row, changed = guarding.change_breaker(connection, name, change)
-                    return self._put(row), changed
-            except WhimbrelError as error:
-                logger.warning("a model's breaker is counted in this process only: %s", error.message)
-        with self._lock:
-            changed_row = change(self.row(name))
-            return self._put(changed_row or self.row(name)), changed_row is not None
-
-    def _put(self, row: BreakerRow) -> BreakerRow:
-        self._rows = {**self._rows, row.name: row}
-        return row
+        self._shared.look()
+        return [row for row in self._shared.breakers() if row.is_open]
 
 
 class Breaker:
@@ -167,15 +122,14 @@ class Breaker:
     def __init__(self, name: str, board: Board) -> None:
         self._name = name
         self._board = board
-        self._opened = -1
+        self._opened = (-1, 0.0)
         self._until = 0.0
         self._free: set[Pass] = set()
         self._lock = threading.Lock()
 
     async def __call__(self, call: Call[T]) -> T:
         """Raises `ModelPaused`, and what the call raises."""
-        if self._board.due():
-            await asyncio.to_thread(self._board.look)
+        await self._board.look_if_due()
         leave = await self._pass()
         try:
             found = await call()
@@ -249,8 +203,8 @@ class Breaker:
 
     def _left(self, row: BreakerRow) -> float:
         now = self._board.clock.monotonic()
-        if row.opened != self._opened:
-            self._opened = row.opened
+        if (row.opened, row.open_until) != self._opened:
+            self._opened = (row.opened, row.open_until)
             ahead = row.open_until - self._board.clock.wall()
             self._until = now + min(max(ahead, 0.0), self._board.rules.pause_s)
         return self._until - now

@@ -25,6 +25,7 @@ from whimbrel.guards.meter import Meter
 from whimbrel.guards.prices import Prices
 from whimbrel.guards.rate import Rate
 from whimbrel.guards.retry import Retry
+from whimbrel.guards.shared import InCatalog, Place, Shared
 
 if TYPE_CHECKING:
     from whimbrel.guards.embedder import GuardedEmbedder
@@ -134,10 +135,10 @@ class Guards:
     """Those of all models that a home uses. Close it before its catalog."""
 
     def __init__(self, settings: Settings | None = None, catalog: Catalog | None = None, clock: Clock | None = None):
-        """Without a catalog nothing is shared with other processes, and no ledger is kept. Raises `ConfigError`."""
+        """Without a catalog no ledger is kept, and without Redis either nothing is shared with other processes. Raises
+        `ConfigError`, and `MissingExtra`."""
         self.settings = settings or Settings()
         self.clock = clock or Clock()
-        self._catalog = catalog
         self._rates = parse_rates(self.settings.rates)
         self._alerts = Alerts(self.settings.webhook)
         self.prices = Prices(parse_prices(self.settings.prices))
@@ -151,9 +152,9 @@ class Guards:
         self.ledger = Ledger(catalog, before=self.budgets.told) if catalog is not None else None
         self.meter = Meter(self.ledger, self.clock)
         set_ = self.settings
-        self.board = Board(
-            catalog, Rules(set_.breaker_failures, set_.breaker_window_s, set_.breaker_pause_s), self.clock
-        )
+        self.shared = Shared(_place(set_, catalog), self.clock)
+        rules = Rules(set_.breaker_failures, set_.breaker_window_s, set_.breaker_pause_s)
+        self.board = Board(self.shared, rules, self.clock)
         at_once: dict[Kind, int] = {
             "embed": set_.max_concurrent_embeddings,
             "rerank": set_.max_concurrent_rerankings,
@@ -198,12 +199,13 @@ class Guards:
 
     def rates_of(self, model: str) -> dict[str, Rate]:
         said = self._rates.get(model, {})
-        return {what: Rate(model, what, each, self._catalog, self.clock) for what, each in said.items()}
+        return {what: Rate(model, what, each, self.shared, self.clock) for what, each in said.items()}
 
     def state(self) -> dict[str, Any]:
-        """Breakers that are open, and the budgets."""
+        """Breakers that are open, where they are shared, and the budgets."""
         return {
             "paused": [{"model": row.name, "reason": row.reason, "failures": row.failures} for row in self.paused()],
+            "shared": self.shared.state(),
             "budgets": self.budgets.state(),
         }
 
@@ -211,6 +213,7 @@ class Guards:
         return self.board.open_ones()
 
     def close(self) -> None:
+        self.shared.close()
         try:
             if self.ledger is not None:
                 self.ledger.close()
@@ -218,3 +221,12 @@ class Guards:
         except WhimbrelError as error:
             logger.warning("what models took is not all written down: %s", error.message)
         self._alerts.close()
+
+
+def _place(settings: Settings, catalog: Catalog | None) -> Place | None:
+    """Where breakers and rates are shared."""
+    if settings.redis is not None and settings.redis.get_secret_value().strip():
+        from whimbrel.guards.in_redis import InRedis
+
+        return InRedis(settings.redis)
+    return InCatalog(catalog) if catalog is not None else None

@@ -1,14 +1,13 @@
-"""Rates: so many requests and tokens a minute, by all processes of a home together."""
+"""Rates: so many requests and tokens a minute, by all processes together."""
 
 from __future__ import annotations
 
 import asyncio
 import threading
 
-from whimbrel.catalog import guarding
-from whimbrel.catalog.engine import Catalog
 from whimbrel.errors import ModelBusy
 from whimbrel.guards.calls import Clock
+from whimbrel.guards.shared import Shared
 
 BURST_S = 5.0
 """So much of a rate may be taken at once after a rest."""
@@ -21,16 +20,13 @@ LONGEST_S = 30.0
 class Rate:
     """Of one thing of one model."""
 
-    def __init__(
-        self, name: str, what: str, per_minute: float, catalog: Catalog | None, clock: Clock | None = None
-    ) -> None:
+    def __init__(self, name: str, what: str, per_minute: float, shared: Shared, clock: Clock | None = None) -> None:
         self._name = name
         self._what = what
         self._each_s = 60.0 / per_minute
-        self._catalog = catalog
+        self._shared = shared
         self._clock = clock or Clock()
         self._lock = threading.Lock()
-        self._ready_at = 0.0
         self._leased_s = 0.0
         self._leased_at = float("-inf")
 
@@ -58,16 +54,8 @@ class Rate:
             self._leased_at = self._clock.monotonic()
 
     async def _due(self, seconds: float) -> float:
-        if self._catalog is not None:
-            return await asyncio.to_thread(self._shared, self._catalog, seconds)
-        with self._lock:
-            ready_at, wait = guarding.due(self._ready_at, self._clock.wall(), seconds, BURST_S)
-            if wait <= LONGEST_S:
-                self._ready_at = ready_at
-            return wait
+        return self._take(seconds) if self._shared.alone else await asyncio.to_thread(self._take, seconds)
 
-    def _shared(self, catalog: Catalog, seconds: float) -> float:
-        name = f"{self._name} {self._what}"
-        with catalog.write() as connection:
-            now = self._clock.wall()
-            return guarding.take_rate(connection, name, now, seconds, burst_s=BURST_S, longest_s=LONGEST_S)
+    def _take(self, seconds: float) -> float:
+        now = self._clock.wall()
+        return self._shared.take(f"{self._name} {self._what}", now, seconds, burst_s=BURST_S, longest_s=LONGEST_S)

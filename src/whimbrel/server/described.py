@@ -373,13 +373,15 @@ class UsageShape(BaseModel):
     """`unpriced`: calls whose price is not known, in `usd` with 0."""
     paused: list[dict[str, Any]]
     """Models that failed again and again, and are not asked for a while."""
+    shared: dict[str, str | None]
+    """`in`: where breakers and rates are shared; `out`: why each process keeps them for itself now."""
     budgets: list[dict[str, Any]]
 
 
 class StatusShape(BaseModel):
     model_config = example(
         {"home": "/srv/whimbrel", "catalog": "sqlite:////srv/whimbrel/catalog.db", "owner": None}
-        | {"collections": [], "jobs": [], "models": {"paused": [], "budgets": []}},
+        | {"collections": [], "jobs": [], "models": examples.GUARDS},
         extra="allow",
     )
 
@@ -389,4 +391,4 @@ class StatusShape(BaseModel):
     collections: list[dict[str, Any]]
     jobs: list[JobShape]
     models: dict[str, Any]
-    """Those that are not asked now (`paused`), and the budgets."""
+    """Those that are not asked now (`paused`), where that is shared, and the budgets."""

@@ -104,6 +104,12 @@ TURN = {
     "comment": "",
     "created_at": "2026-01-31T12:00:01+00:00",
 }
+_BUDGET = {"scope": "all", "unit": "usd", "per": "month", "period": "2026-01", "limit": 25.0}
+GUARDS: dict[str, object] = {
+    "paused": [],
+    "shared": {"in": "the catalog", "out": None},
+    "budgets": [{**_BUDGET, "spent": 0.01513}],
+}
 USAGE = {
     "since": "2026-01-01T00:00:00+00:00",
     "by": "model",
@@ -131,10 +137,7 @@ USAGE = {
         "usd": 0.01513,
         "unpriced": 0,
     },
-    "paused": [],
-    "budgets": [
-        {"scope": "all", "unit": "usd", "per": "month", "period": "2026-01", "limit": 25.0, "spent": 0.01513},
-    ],
+    **GUARDS,
 }
 MOVE = {
     "id": MOVE_ID,

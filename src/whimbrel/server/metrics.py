@@ -19,7 +19,7 @@ from prometheus_client.registry import Collector
 from whimbrel.catalog.cache import Cache
 from whimbrel.catalog.figures import CollectionFigures
 from whimbrel.domain import Answer, Mode, SearchResult
-from whimbrel.guards.meter import Meter
+from whimbrel.guards.guard import Guards
 from whimbrel.server.model_metrics import ModelCollector
 from whimbrel.server.version import version
 
@@ -46,8 +46,8 @@ class HomeFigures:
 
 
 class Metrics:
-    def __init__(self, cache: Cache, meter: Meter) -> None:
-        """`meter`: of the calls of models in this process."""
+    def __init__(self, cache: Cache, guards: Guards) -> None:
+        """`guards`: of the models that this process calls."""
         self.registry = registry = CollectorRegistry()
         self.home: HomeFigures | None = None
         """The last that was read."""
@@ -71,7 +71,7 @@ class Metrics:
         )
         registry.register(_CacheCollector(self, cache))
         registry.register(_HomeCollector(self))
-        registry.register(ModelCollector(meter))
+        registry.register(ModelCollector(guards))
 
     def answered_request(self, method: str, route: str, status: int, seconds: float) -> None:
         self._requests.labels(method if method in METHODS else "OTHER", route, str(status or "aborted")).inc()

@@ -1,4 +1,4 @@
-"""Metrics of the calls of models, as this process's meter has them."""
+"""Metrics of the calls of models, as this process's guards have them."""
 
 from __future__ import annotations
 
@@ -17,12 +17,13 @@ from prometheus_client.registry import Collector
 from whimbrel.guards.meter import BUCKETS_S
 
 if TYPE_CHECKING:
-    from whimbrel.guards.meter import Meter
+    from whimbrel.guards.guard import Guards
 
 
 class ModelCollector(Collector):
-    def __init__(self, meter: Meter) -> None:
-        self._meter = meter
+    def __init__(self, guards: Guards) -> None:
+        self._guards = guards
+        self._meter = guards.meter
 
     def describe(self) -> list[Metric]:
         return []
@@ -51,6 +52,8 @@ class ModelCollector(Collector):
             unpriced.add_metric(key, figures.unpriced)
             stood_in.add_metric(key, figures.stood_in)
         yield from (count, time, errors, cost, usd, unpriced, stood_in)
+        shared = int(not self._guards.shared.out)
+        yield GaugeMetricFamily("whimbrel_guards_shared", "0 while the place of breakers is out.", value=shared)
         yield GaugeMetricFamily("memory_usage", "Bytes of memory that this process has.", value=_memory())
 
 

@@ -41,7 +41,7 @@ class Served:
         self.whimbrel = whimbrel
         self.owner_elsewhere = False
         """Whether another process owned the home when it was last looked at."""
-        self.metrics = Metrics(whimbrel.cache, whimbrel.guards.meter)
+        self.metrics = Metrics(whimbrel.cache, whimbrel.guards)
         self.health = Health(self)
         self.provider = Provider(whimbrel)
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="api")
