@@ -107,6 +107,7 @@ def test_flags_that_were_not_given_change_nothing() -> None:
 def test_every_key_can_be_set_in_the_file_and_in_the_environment(key: str, here: Path) -> None:
     shown = {one.key: one for one in explain(load_settings(env={}))}[key]
     given = {"api_keys": "a:b", "embed.threads": "2", "model": "openai:m", "server.cors_origins": "https://a.example"}
+    given |= {"guards.alert_error_rate": "0.05", "guards.alert_response_s": "15"}
     value = given.get(key, shown.value_shown)
     section, _, name = key.rpartition(".")
 

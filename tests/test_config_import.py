@@ -15,6 +15,7 @@ from whimbrel.config.foreign import Leaf, read_leaves
 from whimbrel.config.settings import LEAVES
 from whimbrel.config.translate import Became, Translated, as_yaml, translate
 from whimbrel.errors import ConfigError, TooLarge
+from whimbrel.guards.limits import Limit, parse_budgets
 
 SPACES = """\
 profile: "hf_spaces"
@@ -110,6 +111,57 @@ def test_no_secret_is_copied_and_each_is_spoken_of(tmp_path: Path) -> None:
 def test_a_reranker_that_was_switched_off_stays_off(tmp_path: Path) -> None:
     made = imported(tmp_path, SPACES.replace("enabled: true", "enabled: false"))
     assert "reranker" not in made.settings
+
+
+ALERTS = """\
+monitoring:
+  metrics:
+    - api_error_rate
+  alerts:
+    - cost_threshold: $25/month
+    - error_rate_threshold: 5%
+    - response_time_threshold: 15s
+    - queue_threshold: 9
+"""
+
+
+def test_alerts_become_thresholds_and_a_budget_that_refuses_nothing(tmp_path: Path) -> None:
+    made = imported(tmp_path, ALERTS)
+    assert made.settings == {
+        "guards.budgets": "all=25 USD/month warn",
+        "guards.alert_error_rate": "0.05",
+        "guards.alert_response_s": "15",
+    }
+    became = {one.line: one.became for one in made.lines}
+    assert became == {3: Became.BY_ITSELF, **dict.fromkeys((5, 6, 7), Became.TAKEN), 8: Became.NOTHING}
+    ours = tmp_path / "whimbrel.yaml"
+    ours.write_text(as_yaml(made, "other.yaml"))
+    guards = load_settings(home=tmp_path, config_file=ours, env={}).guards
+    assert (guards.alert_error_rate, guards.alert_response_s) == (0.05, 15.0)
+    assert parse_budgets(guards.budgets) == [Limit("all", 25.0, "usd", "month", warns=True)]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "taken"),
+    [
+        ("cost_threshold", "$ 0.5 / day", "all=0.5 USD/day warn"),
+        ("cost_threshold", "10 USD/month", "all=10 USD/month warn"),
+        ("cost_threshold", "$25", None), ("cost_threshold", "€25/month", None), ("cost_threshold", "${COST}", None),
+        ("error_rate_threshold", "0.1", "0.1"), ("error_rate_threshold", "12.5 %", "0.125"),
+        ("error_rate_threshold", "100%", None), ("error_rate_threshold", "5", None),
+        ("error_rate_threshold", "0", None),
+        ("response_time_threshold", "800ms", "0.8"), ("response_time_threshold", "2 min", "120"),
+        ("response_time_threshold", "fast", None), ("response_time_threshold", "0s", None),
+    ],
+)  # fmt: skip
+def test_a_threshold_is_read_or_named(name: str, value: str, taken: str | None, tmp_path: Path) -> None:
+    made = imported(tmp_path, yaml.safe_dump({"monitoring": {"alerts": [{name: value}, {name: value}]}}))
+    assert list(made.settings.values()) == ([taken] if taken else [])
+    first, second = made.lines
+    assert first.became is (Became.TAKEN if taken else Became.NOTHING)
+    assert second.became is Became.NOTHING
+    assert "guards." in first.said
+    assert "guards." in second.said
 
 
 def test_values_that_ours_do_not_take_are_not_taken(tmp_path: Path) -> None:

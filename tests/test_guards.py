@@ -438,6 +438,22 @@ async def test_a_call_of_unknown_price_is_not_counted_in_usd(hands: Hands) -> No
     assert found.state()[0]["spent"] == 0
 
 
+async def test_a_budget_that_warns_refuses_nothing(catalog: Catalog, hands: Hands) -> None:
+    told: list[Alert] = []
+    both = [budgets("all=10 USD/month warn; all=100 tokens/day", catalog, hands, told) for _ in range(2)]
+    for number in range(20):
+        found = both[number % 2]
+        await spend(found, 1, usd=1.0)
+        found.told()
+    assert [alert.share for alert in told] == [0.8, 1.0]
+    assert [(one["unit"], one["spent"], one["warns"]) for one in both[0].state()] == [
+        ("usd", 20.0, True),
+        ("tokens", 20.0, False),
+    ]
+    with pytest.raises(BudgetSpent, match="100 tokens/day"):
+        await spend(both[0], 90)
+
+
 # --- concurrency -----------------------------------------------------------------------------------------------------
 
 
@@ -548,6 +564,7 @@ def test_what_the_settings_say() -> None:
     assert parse_rates("openai:a=500 requests, 200k tokens") == {"openai:a": {"requests": 500, "tokens": 200_000}}
     said = [limit.said for limit in parse_budgets("all=25 USD/month; openai:a=1.5M tokens/day\nkey:me=1 usd/day")]
     assert said == ["25 USD/month for all", "1,500,000 tokens/day for openai:a", "1 USD/day for key:me"]
+    assert [limit.warns for limit in parse_budgets("all=25 USD/month warn, 1k tokens/day")] == [True, False]
     assert parse_shares("1, 0.5") == [0.5, 1.0]
 
 
@@ -555,6 +572,7 @@ def test_what_the_settings_say() -> None:
     ("setting", "value"),
     [
         ("budgets", "25 USD/month"), ("budgets", "all=25 EUR/month"), ("budgets", "all=25 USD/week"),
+        ("budgets", "all=25 USD/month warns"), ("budgets", "all=20 USD/day warn, 25 USD/day"),
         ("rates", "openai:a=many requests"), ("rates", "openai:a=0 requests"), ("prices", "openai:a=1"),
         ("alert_at", "80"), ("alert_at", "half"), ("webhook", "file:///etc/passwd"),
     ],

@@ -36,7 +36,8 @@ def usage(
         out.note(f"The price of {unpriced:,} calls is not known; they are in with 0 USD. `guards.prices` sets one.")
     for one in found["budgets"]:
         unit = "USD" if one["unit"] == "usd" else "tokens"
-        out.line(f"budget: {one['spent']:,.10g} of {one['limit']:,.10g} {unit}/{one['per']} for {one['scope']}")
+        warns = ", which refuses nothing" if one["warns"] else ""
+        out.line(f"budget: {one['spent']:,.10g} of {one['limit']:,.10g} {unit}/{one['per']} for {one['scope']}{warns}")
     for one in found["paused"]:
         out.line(f"not asked now: {one['model']}, after {one['failures']} failures in a row ({one['reason']})")
 

@@ -303,17 +303,28 @@ class Guards(Section):
     )
     budgets: str | None = Field(
         default=None,
-        description="What may be spent: of `all`, of a model, of an API key.",
-        json_schema_extra={"expected": "`all=25 USD/month; key:NAME=1 USD/day, 500k tokens/day`"},
+        description="What may be spent: of `all`, of a model, of an API key. With `warn` nothing is refused.",
+        json_schema_extra={"expected": "`all=25 USD/month; key:NAME=1 USD/day, 500k tokens/day warn`"},
     )
     alert_at: str = Field(
         default="0.8, 1",
         description="Shares of a budget at which the log and the webhook are told.",
         json_schema_extra={"expected": "numbers up to 1, joined by commas"},
     )
+    alert_error_rate: float | None = Field(
+        default=None,
+        gt=0,
+        lt=1,
+        description="Share of a model's calls in five minutes, 20 at least; if more fail, log and webhook are told.",
+    )
+    alert_response_s: float | None = Field(
+        default=None,
+        gt=0,
+        description="Seconds; if a model's calls in five minutes, 20 at least, take longer on average, likewise.",
+    )
     webhook: SecretStr | None = Field(
         default=None,
-        description="Where alerts of budgets are posted to, as JSON.",
+        description="Where alerts are posted to, as JSON.",
         json_schema_extra={"expected": "an address, `https://...`"},
     )
     redis: SecretStr | None = Field(

@@ -11,6 +11,7 @@ from enum import StrEnum
 
 from pydantic import ValidationError
 
+from whimbrel.config.alerts import translated_alert
 from whimbrel.config.foreign import Leaf
 from whimbrel.config.settings import LEAVES, Settings
 
@@ -80,6 +81,7 @@ _BY_ITSELF = {
     "global_settings.enable_cost_monitoring": "Costs are always recorded.",
     "monitoring.metrics[]": "`/metrics` has them.",
 }
+_ALERTS = "monitoring.alerts[]"
 _NOTHING = {
     f"{_LLM}.config.temperature": "The model's own is used.",
     f"{_EMBED}.config.fallback_to_local": "Vectors of another model are never mixed in. The same model served "
@@ -91,7 +93,6 @@ _NOTHING = {
     "document_processor.config.chunk_overlap": "It does not say of what. `chunking.overlap` counts tokens.",
     "profile": "Profiles have other names here: docs/configuration.md.",
     "global_settings.environment": "Profiles have other names here: docs/configuration.md.",
-    "monitoring.alerts[].cost_threshold": "A threshold that only warns is that of a budget: `guards.budgets`.",
 }
 
 
@@ -149,6 +150,8 @@ class _Translator:
     def _one(self, leaf: Leaf) -> None:
         if _SECRET.search(leaf.path):
             self._say(leaf, Became.SECRET, self._secret(leaf))
+        elif leaf.path.startswith(f"{_ALERTS}."):
+            self._alert(leaf)
         elif leaf.path in _PLAIN:
             for key in _PLAIN[leaf.path]:
                 self._set(key, leaf.value, [leaf])
@@ -156,6 +159,16 @@ class _Translator:
             self._say(leaf, Became.BY_ITSELF, _BY_ITSELF[leaf.path])
         else:
             self._say(leaf, Became.NOTHING, _NOTHING.get(leaf.path, "There is no counterpart."))
+
+    def _alert(self, leaf: Leaf) -> None:
+        """What is told of at a threshold. One of costs is that of a budget which refuses nothing."""
+        found = translated_alert(leaf.path.rpartition(".")[2], leaf.value)
+        if isinstance(found, str):
+            self._say(leaf, Became.NOTHING, found)
+        elif found[0] in self._made.settings:
+            self._say(leaf, Became.NOTHING, f"`{found[0]}` is set by a line before.")
+        else:
+            self._set(*found, [leaf])
 
     def _secret(self, leaf: Leaf) -> str:
         provider = next((one for tree, one in self._providers.items() if leaf.path.startswith(tree)), "")

@@ -1,17 +1,16 @@
-"""Alerts of budgets to a webhook that the operator names: sent beside the calls, once, never followed anywhere else."""
+"""Alerts to a webhook that the operator names: sent beside the calls, once, never followed anywhere else."""
 
 from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from whimbrel.errors import ConfigError
 
 if TYPE_CHECKING:
     from pydantic import SecretStr
-
-    from whimbrel.guards.budget import Alert
 
 logger = logging.getLogger("whimbrel.guards")
 
@@ -30,20 +29,11 @@ class Alerts:
         if self._url and not self._url.startswith(("http://", "https://")):
             raise ConfigError("`guards.webhook` is no address.", "Write `https://HOST/PATH`.")
 
-    def send(self, alert: Alert) -> None:
+    def send(self, body: Mapping[str, object]) -> None:
+        """Returns at once."""
         if not self._url:
             return
-        body = {
-            "alert": "budget",
-            "message": alert.said,
-            "scope": alert.limit.scope,
-            "unit": alert.limit.unit,
-            "period": alert.period,
-            "share": alert.share,
-            "limit": alert.limit.amount,
-            "spent": alert.spent,
-        }
-        thread = threading.Thread(target=self._post, args=(body,), name="whimbrel-alert", daemon=True)
+        thread = threading.Thread(target=self._post, args=(dict(body),), name="whimbrel-alert", daemon=True)
         self._sending = [one for one in self._sending if one.is_alive()] + [thread]
         thread.start()
 

@@ -40,6 +40,18 @@ class Alert:
     def said(self) -> str:
         return f"{self.spent:,.4g} of {self.limit.said} is spent ({self.period})"
 
+    def as_dict(self) -> dict[str, object]:
+        return {
+            "alert": "budget",
+            "message": self.said,
+            "scope": self.limit.scope,
+            "unit": self.limit.unit,
+            "period": self.period,
+            "share": self.share,
+            "limit": self.limit.amount,
+            "spent": self.spent,
+        }
+
 
 @dataclass(slots=True)
 class _Part:
@@ -90,6 +102,9 @@ class Budgets:
             if amount is None or not limit.holds_for(model, api_key):
                 continue
             part = self._part(limit)
+            if limit.warns:
+                held.append((part, 0.0))
+                continue
             if not self._take(part, amount) and not await asyncio.to_thread(self._lease, part, amount):
                 self.settle(held, (0.0, 0))
                 raise BudgetSpent(
@@ -105,7 +120,7 @@ class Budgets:
             for part, amount in held:
                 spent = _of(part.limit, took) or 0.0
                 part.promised -= amount
-                part.free += amount - spent
+                part.free += 0.0 if part.limit.warns else amount - spent
                 part.untold += spent
 
     def told(self) -> None:
@@ -142,6 +157,7 @@ class Budgets:
                 "per": part.limit.period,
                 "period": part.name,
                 "limit": part.limit.amount,
+                "warns": part.limit.warns,
                 "spent": round(found.get(self._key(part), 0.0) + part.untold, 6),
             }
             for part in parts

@@ -21,11 +21,12 @@ from whimbrel.guards.calls import Call, Clock, Kind, T, Taken, caller
 from whimbrel.guards.ledger import Ledger
 from whimbrel.guards.limits import parse_budgets, parse_prices, parse_rates, parse_shares
 from whimbrel.guards.line import Line
-from whimbrel.guards.meter import Meter
+from whimbrel.guards.meter import CANCELLED, Meter
 from whimbrel.guards.prices import Prices
 from whimbrel.guards.rate import Rate
 from whimbrel.guards.retry import Retry
 from whimbrel.guards.shared import InCatalog, Place, Shared
+from whimbrel.guards.thresholds import Thresholds
 
 if TYPE_CHECKING:
     from whimbrel.guards.embedder import GuardedEmbedder
@@ -86,7 +87,7 @@ class Guard:
             outcome = error.code
             raise
         except (asyncio.CancelledError, GeneratorExit):
-            outcome = "cancelled"
+            outcome = CANCELLED
             raise
         except BaseException:
             outcome = "unexpected"
@@ -99,6 +100,7 @@ class Guard:
                 shared.budgets.settle(held, (usd, taken.input_tokens + taken.output_tokens))
             seconds = shared.clock.monotonic() - began
             shared.meter.saw(self.kind, self.model, outcome, seconds, taken, usd, paid=not self.in_process)
+            shared.thresholds.start()
 
     async def attempts(self, call: Call[T], taken: Taken, patience: Patience) -> T:
         """Rate, retry, breaker, timeout: until there is a first answer."""
@@ -146,12 +148,19 @@ class Guards:
             parse_budgets(self.settings.budgets),
             catalog,
             alert_at=parse_shares(self.settings.alert_at),
-            on_alert=self._alerts.send,
+            on_alert=lambda alert: self._alerts.send(alert.as_dict()),
             clock=self.clock,
         )
         self.ledger = Ledger(catalog, before=self.budgets.told) if catalog is not None else None
         self.meter = Meter(self.ledger, self.clock)
         set_ = self.settings
+        self.thresholds = Thresholds(
+            self.meter,
+            error_rate=set_.alert_error_rate,
+            response_s=set_.alert_response_s,
+            on_alert=lambda one: self._alerts.send({**one.as_dict(), "over": one.over, "message": one.said}),
+            clock=self.clock,
+        )
         self.shared = Shared(_place(set_, catalog), self.clock)
         rules = Rules(set_.breaker_failures, set_.breaker_window_s, set_.breaker_pause_s)
         self.board = Board(self.shared, rules, self.clock)
@@ -202,10 +211,11 @@ class Guards:
         return {what: Rate(model, what, each, self.shared, self.clock) for what, each in said.items()}
 
     def state(self) -> dict[str, Any]:
-        """Breakers that are open, where they are shared, and the budgets."""
+        """Breakers that are open, where they are shared, thresholds that this process's calls are past, and budgets."""
         return {
             "paused": [{"model": row.name, "reason": row.reason, "failures": row.failures} for row in self.paused()],
             "shared": self.shared.state(),
+            "alerts": [one.as_dict() for one in self.thresholds.now()],
             "budgets": self.budgets.state(),
         }
 
@@ -213,6 +223,7 @@ class Guards:
         return self.board.open_ones()
 
     def close(self) -> None:
+        self.thresholds.close()
         self.shared.close()
         try:
             if self.ledger is not None:

@@ -2,7 +2,7 @@
 
 prices:  openai:my-model=0.15/0.60; ...                    USD for a million tokens of input / of output
 rates:   openai:gpt-5.6-luna=500 requests, 200k tokens; ...    a minute
-budgets: all=25 USD/month; openai:gpt-5.6-luna=1 USD/day, 500k tokens/day; key:alice=5 USD/month
+budgets: all=25 USD/month; openai:gpt-5.6-luna=1 USD/day, 500k tokens/day; key:alice=5 USD/month warn
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ class Limit:
     amount: float
     unit: Unit
     period: Literal["day", "month"]
+    warns: bool = False
+    """It refuses nothing; it is only told of."""
 
     @property
     def said(self) -> str:
@@ -72,16 +74,22 @@ def parse_rates(text: str | None) -> dict[str, dict[str, float]]:
 
 def parse_budgets(text: str | None) -> list[Limit]:
     """Raises `ConfigError`."""
-    found = []
+    found: list[Limit] = []
     for scope, said in _entries(text, "guards.budgets"):
         for part in said.split(","):
-            match = re.fullmatch(_NUMBER + r"\s*(usd|USD|tokens)\s*/\s*(day|month)", part.strip())
+            match = re.fullmatch(_NUMBER + r"\s*(usd|USD|tokens)\s*/\s*(day|month)(\s+warn)?", part.strip())
             if not match:
-                form = "`SCOPE=25 USD/month, 500k tokens/day`; a scope is `all`, `PROVIDER:MODEL` or `key:NAME`"
+                form = "`SCOPE=25 USD/month, 500k tokens/day warn`; a scope is `all`, `PROVIDER:MODEL` or `key:NAME`"
                 raise _wrong("guards.budgets", part, form)
             unit: Unit = "tokens" if match[3] == "tokens" else "usd"
             period: Literal["day", "month"] = "day" if match[4] == "day" else "month"
-            found.append(Limit(scope, float(match[1]) * _TIMES[match[2]], unit, period))
+            limit = Limit(scope, float(match[1]) * _TIMES[match[2]], unit, period, bool(match[5]))
+            if any((one.scope, one.unit, one.period) == (scope, unit, period) for one in found):
+                raise ConfigError(
+                    f"`guards.budgets`: there are two budgets in {match[3]}/{period} for {scope!r:.80}.",
+                    "Keep one; `guards.alert_at` tells of a part of it.",
+                )
+            found.append(limit)
     return found
 
 

@@ -15,6 +15,19 @@ BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0
 RATE_S = 300.0
 """The error rate is that of so long."""
 _RECENT = 1_000
+CANCELLED = "cancelled"
+"""Nobody waited for it any more: it tells nothing of the model."""
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """One call."""
+
+    at: float
+    """When it ended, by a clock that does not jump."""
+    outcome: str
+    seconds: float
+    """As its caller waited: in line, and from attempt to attempt."""
 
 
 @dataclass(slots=True)
@@ -28,7 +41,7 @@ class ModelFigures:
     usd: float = 0.0
     unpriced: int = 0
     stood_in: int = 0
-    recent: deque[tuple[float, bool]] = field(default_factory=lambda: deque(maxlen=_RECENT))
+    recent: deque[Seen] = field(default_factory=lambda: deque(maxlen=_RECENT))
 
     @property
     def calls(self) -> int:
@@ -58,7 +71,8 @@ class Meter:
             figures.usd += usd or 0.0
             figures.unpriced += usd is None
             figures.stood_in += bool(taken.instead_of) and outcome == OK
-            figures.recent.append((self.clock.monotonic(), outcome != OK))
+            if outcome != CANCELLED:
+                figures.recent.append(Seen(self.clock.monotonic(), outcome, seconds))
         if paid and self._ledger is not None:
             minute = int(self.clock.wall() // 60)
             key = CallKey(minute, kind, model, caller.get(), outcome, taken.instead_of)
@@ -70,9 +84,13 @@ class Meter:
         with self._lock:
             return dict(self._figures)
 
-    def error_rate(self, figures: ModelFigures) -> float:
-        """Share of the calls of the last five minutes (the last 1,000 at most) that failed; 0 where there was none."""
+    def recent(self, figures: ModelFigures) -> list[Seen]:
+        """The calls of the last five minutes, the last 1,000 at most, without those that nobody waited for."""
         with self._lock:
             since = self.clock.monotonic() - RATE_S
-            recent = [failed for at, failed in figures.recent if at >= since]
-        return sum(recent) / len(recent) if recent else 0.0
+            return [seen for seen in figures.recent if seen.at >= since]
+
+    def error_rate(self, figures: ModelFigures) -> float:
+        """Share of the recent calls that failed; 0 where there was none."""
+        recent = self.recent(figures)
+        return sum(seen.outcome != OK for seen in recent) / len(recent) if recent else 0.0

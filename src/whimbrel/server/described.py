@@ -375,6 +375,8 @@ class UsageShape(BaseModel):
     """Models that failed again and again, and are not asked for a while."""
     shared: dict[str, str | None]
     """`in`: where breakers and rates are shared; `out`: why each process keeps them for itself now."""
+    alerts: list[dict[str, Any]]
+    """Error rates and response times of this process's calls that are past `guards.alert_*` now."""
     budgets: list[dict[str, Any]]
 
 
@@ -391,4 +393,4 @@ class StatusShape(BaseModel):
     collections: list[dict[str, Any]]
     jobs: list[JobShape]
     models: dict[str, Any]
-    """Those that are not asked now (`paused`), where that is shared, and the budgets."""
+    """Those that are not asked now (`paused`), where that is shared, `alerts` of this process, and the budgets."""

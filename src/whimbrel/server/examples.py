@@ -104,10 +104,11 @@ TURN = {
     "comment": "",
     "created_at": "2026-01-31T12:00:01+00:00",
 }
-_BUDGET = {"scope": "all", "unit": "usd", "per": "month", "period": "2026-01", "limit": 25.0}
+_BUDGET = {"scope": "all", "unit": "usd", "per": "month", "period": "2026-01", "limit": 25.0, "warns": False}
 GUARDS: dict[str, object] = {
     "paused": [],
     "shared": {"in": "the catalog", "out": None},
+    "alerts": [],
     "budgets": [{**_BUDGET, "spent": 0.01513}],
 }
 USAGE = {

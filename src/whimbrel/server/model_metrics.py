@@ -51,7 +51,10 @@ class ModelCollector(Collector):
             usd.add_metric(key, figures.usd)
             unpriced.add_metric(key, figures.unpriced)
             stood_in.add_metric(key, figures.stood_in)
-        yield from (count, time, errors, cost, usd, unpriced, stood_in)
+        alerts = GaugeMetricFamily("whimbrel_model_alert", "Past a threshold now.", labels=[*labels, "alert"])
+        for crossing in self._guards.thresholds.now():
+            alerts.add_metric([crossing.kind, crossing.model, crossing.what], 1)
+        yield from (count, time, errors, cost, usd, unpriced, stood_in, alerts)
         shared = int(not self._guards.shared.out)
         yield GaugeMetricFamily("whimbrel_guards_shared", "0 while the place of breakers is out.", value=shared)
         yield GaugeMetricFamily("memory_usage", "Bytes of memory that this process has.", value=_memory())
