@@ -169,6 +169,21 @@ def test_a_server_that_takes_no_changes(
     shared.close()
 
 
+@pytest.mark.usefixtures("patient")
+def test_it_is_looked_for_anew_where_its_name_leads(own: RedisServer, hands: Hands) -> None:
+    """After a failover the same name is another server's; who keeps the old connection would never come back."""
+    shared = at(own, hands)
+    fail(shared, hands, 1)
+    with own.client() as client:
+        before = {one["id"] for one in client.client_list()} - {str(client.client_id())}
+        assert len(before) == 1
+        told_to(own, {"replicaof": "127.0.0.1 1"})
+        fail(shared, hands, 1)
+        assert shared.out.endswith("is read-only.")
+        assert not before & {one["id"] for one in client.client_list()}
+    shared.close()
+
+
 def told_to(server: RedisServer, settings: dict[str, str]) -> None:
     with server.client() as client:
         for name, value in settings.items():

@@ -136,6 +136,8 @@ class InRedis(Place):
             why = _why(error)
         except OSError:
             why = "cannot be reached"
+        if self._client is not None:  # its name may lead to another server by now, as after a failover
+            self._client.connection_pool.disconnect(inuse_connections=False)
         raise PlaceOut(f"{self.said} {why}.")
 
     def _connected(self) -> Redis:
