@@ -467,6 +467,17 @@ def test_whatever_is_there_is_a_breaker_or_none(value: bytes) -> None:
     assert in_redis._number(value) < float("inf")
 
 
+@pytest.mark.usefixtures("patient")
+@pytest.mark.parametrize("name", ["ollama:\ud800", "ollama:élan vital\n", "ollama:" + "x" * 100_000, ""])
+def test_a_model_may_have_any_name(name: str, fresh_redis: str) -> None:
+    place = InRedis(SecretStr(fresh_redis))
+    for _ in range(2):
+        row, _ = place.change(name, lambda row: replace(row, failures=row.failures + 1))
+    assert (row.name, row.failures) == (name, 2)
+    assert [one.failures for one in place.breakers().values()] == [2]
+    place.close()
+
+
 rows = st.builds(
     BreakerRow,
     name=st.just(MODEL),

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 PREFIX = "whimbrel:{guards}:"
-BREAKERS = f"{PREFIX}breakers"
+_BREAKERS = f"{PREFIX}breakers".encode()
 CONNECT_S = 0.5
 ANSWER_S = 0.5
 """So long one may have to wait, once, for a Redis that went out."""
@@ -73,8 +73,8 @@ class InRedis(Place):
 
     def breakers(self) -> dict[str, BreakerRow]:
         def read(client: Redis) -> dict[str, BreakerRow]:
-            names = [_bytes(one).decode(errors="replace") for one in client.zrange(BREAKERS, 0, -1)]
-            values = client.mget([_breaker_key(name) for name in names]) if names else []
+            names = [_bytes(one).decode(errors="replace") for one in client.zrange(_BREAKERS, 0, -1)]
+            values = client.mget([_key(f"breaker:{name}") for name in names]) if names else []
             return {name: _row(name, _bytes(value)) for name, value in zip(names, values, strict=True) if value}
 
         return self._asked(read)
@@ -85,7 +85,7 @@ class InRedis(Place):
             return None if row is None else _written(row)
 
         value, done = self._asked(
-            lambda client: self._exchange(client, [_breaker_key(name), BREAKERS], changed, BREAKER_S, name)
+            lambda client: self._exchange(client, [_key(f"breaker:{name}"), _BREAKERS], changed, BREAKER_S, name)
         )
         return _row(name, value), done
 
@@ -97,11 +97,11 @@ class InRedis(Place):
             ready_at, wait = guarding.due(_number(is_), now, seconds, burst_s)
             return repr(ready_at).encode() if wait <= longest_s else None
 
-        self._asked(lambda client: self._exchange(client, [f"{PREFIX}rate:{name}"], taken, RATE_S))
+        self._asked(lambda client: self._exchange(client, [_key(f"rate:{name}")], taken, RATE_S))
         return wait
 
     def check(self) -> None:
-        self._asked(lambda client: client.set(f"{PREFIX}check", b"", ex=CHECK_S))
+        self._asked(lambda client: client.set(_key("check"), b"", ex=CHECK_S))
 
     def close(self) -> None:
         with self._lock:
@@ -110,7 +110,7 @@ class InRedis(Place):
             self._client = None
 
     def _exchange(
-        self, client: Redis, keys: list[str], change: Callable[[bytes], bytes | None], keep_s: int, *more: str
+        self, client: Redis, keys: list[bytes], change: Callable[[bytes], bytes | None], keep_s: int, name: str = ""
     ) -> tuple[bytes, bool]:
         """The value of the first key after `change`, and whether it was changed."""
         assert self._compare_and_set is not None
@@ -119,7 +119,8 @@ class InRedis(Place):
             will = change(found)
             if will is None:
                 return found, False
-            now_there = self._compare_and_set(keys=keys, args=[found, will, keep_s, *more], client=client)
+            args = [found, will, keep_s, name.encode(errors="replace")]
+            now_there = self._compare_and_set(keys=keys, args=args, client=client)
             if now_there is None:
                 return will, True
             found = now_there
@@ -191,8 +192,9 @@ def _why(error: Exception) -> str:
 # --- values ----------------------------------------------------------------------------------------------------------
 
 
-def _breaker_key(name: str) -> str:
-    return f"{PREFIX}breaker:{name}"
+def _key(name: str) -> bytes:
+    """Also of a name that no text in UTF-8 can have: who asks for a model may write anything."""
+    return f"{PREFIX}{name}".encode(errors="replace")
 
 
 def _bytes(answer: object) -> bytes:
