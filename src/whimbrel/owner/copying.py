@@ -19,7 +19,7 @@ MOST_BYTES = 6 << 20
 """Of texts and vectors in a batch. Two are in memory, one being read and one being written, in several forms each."""
 WRITE_S = 3.0
 """That a batch should take to be written, at most: who wants the view in between does not wait longer. Chroma, which
-writes 1,000 rows a second, writes a tenth more of them in batches of 2,500 than of 1,000, and few more in larger ones."""
+writes 1,000 rows a second, writes a tenth more of them in batches of 2,500 than of 1,000; larger ones gain little."""
 
 
 @dataclass(frozen=True, slots=True)
