@@ -16,7 +16,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -107,11 +107,32 @@ class FileEntry(_Said):
     sha256: str = Field(pattern=_SHA256)
 
 
+_Definition = dict[str, str | int | bool]
+_Name = Annotated[str, Field(pattern=r"^[\w@]{1,60}$")]
+
+
+class DeclaredEntry(_Said):
+    """The model that a person declared to serve a space which another made, by what was measured."""
+
+    embedder: str
+    """`provider:model`."""
+    definition: _Definition
+    """Of the model's own space."""
+    checks: dict[_Name, int | float | dict[_Name, int | float]]
+    state: Literal["serving", "finalised"]
+
+    @property
+    def space(self) -> Space:
+        return Space(**self.definition)  # type: ignore[arg-type]  # checked by `read_manifest`
+
+
 class SpaceEntry(_Said):
     key: str
     embedder: str
-    """`provider:model`, as it was configured when the space was made."""
-    definition: dict[str, str | int | bool]
+    """`provider:model`, as it was configured when the space was made; `none` where its model was not there."""
+    definition: _Definition
+    declared: DeclaredEntry | None = None
+    """What serves it, where that is another model than its own."""
 
     @property
     def space(self) -> Space:
@@ -158,14 +179,14 @@ class Manifest(_Said):
         return next(one.space for one in self.spaces if one.key == file.space)
 
 
-def space_entry(space: Space, embedder: str) -> SpaceEntry:
-    return SpaceEntry(key=space.key, embedder=embedder, definition=asdict(space))
+def space_entry(space: Space, embedder: str, declared: DeclaredEntry | None) -> SpaceEntry:
+    return SpaceEntry(key=space.key, embedder=embedder, definition=asdict(space), declared=declared)
 
 
 def read_manifest(written: bytes, where: str) -> Manifest:
     """Raises `BackupError`, which says whether it is newer than this program, or says something that cannot be."""
     try:
-        said = json.loads(written)
+        said = json.loads(written, parse_constant=_refuse)
         format_ = said["format"]
         whimbrel = said["whimbrel"]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
@@ -185,6 +206,10 @@ def read_manifest(written: bytes, where: str) -> Manifest:
     if trouble := _impossible(found):
         raise lying(where, f"{MANIFEST} says what cannot be: {trouble}")
     return found
+
+
+def _refuse(constant: str) -> Any:
+    raise ValueError(constant)
 
 
 def lying(where: str, what: str) -> BackupError:
@@ -213,15 +238,25 @@ def _impossible(manifest: Manifest) -> str:
 def _impossible_spaces(spaces: Sequence[SpaceEntry]) -> str:
     if len({one.key for one in spaces}) < len(spaces):
         return "a space comes twice"
-    kinds = {"str": str, "int": int, "bool": bool}
-    wanted = {name: kinds[str(field.type)] for name, field in Space.__dataclass_fields__.items()}
     for one in spaces:
-        given: Mapping[str, Any] = one.definition
-        if given.keys() != wanted.keys() or any(type(given[name]) is not kind for name, kind in wanted.items()):
+        declared = one.declared
+        if not _is_definition(one.definition) or (declared is not None and not _is_definition(declared.definition)):
             return f"the space {one.key!r} is not described as one is"
         if one.space.key != one.key or not 0 < one.space.dimensions <= 1 << 16:
             return f"the space {one.key!r} is described as another one"
+        if declared is not None and not _are_comparable(declared.space, one.space):
+            return f"the space {one.key!r} is served by a model whose vectors cannot be compared with its own"
     return ""
+
+
+def _is_definition(given: Mapping[str, Any]) -> bool:
+    kinds = {"str": str, "int": int, "bool": bool}
+    wanted = {name: kinds[str(field.type)] for name, field in Space.__dataclass_fields__.items()}
+    return given.keys() == wanted.keys() and all(type(given[name]) is kind for name, kind in wanted.items())
+
+
+def _are_comparable(one: Space, other: Space) -> bool:
+    return one.dimensions == other.dimensions
 
 
 def _impossible_files(manifest: Manifest) -> str:

@@ -8,7 +8,7 @@ import re
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,10 @@ from typing import Any
 import pyarrow as pa
 from sqlalchemy import Column, Connection, Select, Text, cast, func, select, text, type_coerce
 
-from whimbrel.catalog import bulk, collections, vectors
+from whimbrel.catalog import bulk, collections, compatible, vectors
 from whimbrel.catalog import tables as t
 from whimbrel.catalog.collections import Collection
+from whimbrel.catalog.compatible import Compatible, CompatibleState
 from whimbrel.catalog.engine import AnyRow, Catalog
 from whimbrel.catalog.exported import (
     CHUNK_COLUMNS,
@@ -30,6 +31,7 @@ from whimbrel.catalog.exported import (
     REFUSED,
     REFUSED_COLUMNS,
     CollectionEntry,
+    DeclaredEntry,
     Manifest,
     Searched,
     SpaceEntry,
@@ -117,7 +119,7 @@ class _Export:
     def write(self, version: str) -> Manifest:
         found = self._vectors_there()
         keys = {one.space for one in found}
-        self._spaces = {key: space_entry(*vectors.read_space(self._connection, key)) for key in sorted(keys)}
+        self._spaces = {key: self._space(key) for key in sorted(keys)}
         plain = _plain_keys(self._connection, self._collection.id)
         with Files(self._folder) as files:
             documents = files.add(DOCUMENTS, "documents", _document_schema(plain))
@@ -226,6 +228,10 @@ class _Export:
 
     # --- saying ------------------------------------------------------------------------------------------------------
 
+    def _space(self, key: int) -> SpaceEntry:
+        found = compatible.serving(self._connection, key)
+        return space_entry(*vectors.read_space(self._connection, key), _declared(found) if found is not None else None)
+
     def _tell(self, rows: int) -> None:
         self._done += rows
         if self._progress is not None:
@@ -235,7 +241,7 @@ class _Export:
         collection, space = self._collection, self._searched_space()
         revision = self._connection.execute(text("SELECT version_num FROM alembic_version")).scalar_one()
         if space is not None and space not in self._spaces:  # nothing was embedded in it yet
-            self._spaces[space] = space_entry(*vectors.read_space(self._connection, space))
+            self._spaces[space] = self._space(space)
         manifest = Manifest(
             format=FORMAT,
             whimbrel=version,
@@ -270,6 +276,15 @@ _CHUNK: Sequence[Column[Any]] = [
     t.chunks.c[name]
     for name in ("public_id", "document_id", *CHUNK_COLUMNS.names[2:-1], "text_id")  # ordinal to context
 ]
+
+
+def _declared(found: Compatible) -> DeclaredEntry:
+    return DeclaredEntry(
+        embedder=found.embedder,
+        definition=asdict(found.space),
+        checks=dict(found.checks),
+        state="serving" if found.state is CompatibleState.SERVING else "finalised",
+    )
 
 
 def _numbered(number: int) -> str:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -74,5 +75,21 @@ def import_(
         f"{result['collection']}: {result['documents']:,} documents, {result['chunks']:,} chunks, "
         f"{result['vectors']:,} vectors, in {result['seconds']:.1f} s."
     )
+    _tell_model(result)
     if no_wait:
         out.note("The next owner builds the views: `whimbrel serve`, or the next ingest.")
+
+
+def _tell_model(result: Mapping[str, Any]) -> None:
+    name = result["collection"]
+    if result.get("embedder") == "none":
+        out.note(
+            "Its vectors came without the model that made them: it is searched by words. When the model is there, "
+            f"`whimbrel move start {name} --embedder MODEL --compatible` measures that it fits, and search by meaning "
+            "begins; with another model, the same without --compatible embeds the texts anew."
+        )
+    elif "declared" in result:
+        out.note(
+            f"{result['embedder']} serves its vectors, which another model made: so it was declared where it was "
+            f"exported. `whimbrel move status {name}` shows what was measured."
+        )

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from whimbrel.catalog import importing
+from whimbrel.catalog import compatible, importing, vectors
 from whimbrel.catalog.exported_folder import Batch, ExportFolder
 from whimbrel.catalog.importing import Into
 from whimbrel.errors import Conflict
@@ -26,7 +26,9 @@ async def import_collection(context: JobContext) -> Mapping[str, Any]:
     while (batch := await asyncio.to_thread(_next, batches)) is not None:
         if await asyncio.to_thread(_write, context, into, batch, done):
             raise Cancelled
-    return {"collection": context.job.collection, **done.counts(), "seconds": round(time.monotonic() - began, 2)}
+    served = await asyncio.to_thread(_served, context)
+    seconds = round(time.monotonic() - began, 2)
+    return {"collection": context.job.collection, **done.counts(), **served, "seconds": seconds}
 
 
 class _Done:
@@ -55,6 +57,20 @@ def _as_it_was(args: Mapping[str, Any]) -> ExportFolder:
     if [list(one) for one in args["signature"]] != folder.signature():
         folder.check()
     return folder
+
+
+def _served(context: JobContext) -> dict[str, Any]:
+    """What embeds its questions: `embedder`, `none` where its model is not here; `declared`: what was measured of one
+    that did not make its vectors."""
+    space = context.job.args.get("searched")
+    if space is None:
+        return {}
+    with context.catalog.read() as connection:
+        _, embedder = vectors.read_space(connection, space)
+        declared = compatible.serving(connection, space)
+    if declared is None:
+        return {"embedder": embedder}
+    return {"embedder": declared.embedder, "declared": dict(declared.checks)}
 
 
 def _next(batches: Iterator[Batch]) -> Batch | None:

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import Connection, select, update
 
 from whimbrel import __version__
-from whimbrel.catalog import collections, jobs, vectors
+from whimbrel.catalog import collections, compatible, jobs, vectors
 from whimbrel.catalog import tables as t
 from whimbrel.catalog.collections import Collection
+from whimbrel.catalog.compatible import CompatibleState
 from whimbrel.config.values import without_credentials
 from whimbrel.domain import Job, JobState, ViewKind
 from whimbrel.errors import BackupError, BadInput, ConfigError, Conflict
@@ -23,6 +24,7 @@ from whimbrel.service.jobs import OnLag
 from whimbrel.service.jobs import Progress as OnProgress
 
 if TYPE_CHECKING:
+    from whimbrel.catalog.exported import SpaceEntry
     from whimbrel.catalog.exported_folder import ExportFolder
     from whimbrel.catalog.exporting import ExportReport
 
@@ -117,7 +119,7 @@ class Exchange(Adopting):
         manifest = found.manifest
         made = collections.create(connection, name, checked(manifest.collection.language))
         chunkings = {spec: collections.chunking_id(connection, spec) for spec in manifest.chunkings}
-        spaces = {one.key: vectors.space_id(connection, one.space, one.embedder) for one in manifest.spaces}
+        spaces = {one.key: _space(connection, one, name) for one in manifest.spaces}
         searched = manifest.collection.searched
         if searched.chunking:
             self._first_view(connection, made, chunkings[searched.chunking], spaces.get(searched.space))
@@ -129,12 +131,26 @@ class Exchange(Adopting):
             "collection_id": made.id,
             "chunkings": chunkings,
             "spaces": spaces,
+            "searched": spaces.get(searched.space),
         }
 
     def _first_view(self, connection: Connection, collection: Collection, chunking: int, space: int | None) -> None:
         kind = ViewKind.STORE if space is not None else ViewKind.LEXICON
         uri = without_credentials(self.settings.store) if space is not None else "tantivy:"
         collections.add_view(connection, collection, kind, uri=uri, space_id=space, chunking_id=chunking)
+
+
+def _space(connection: Connection, said: SpaceEntry, collection: str) -> int:
+    """The catalog's key. What was declared to serve a space holds here too, where the space is new to this home: of one
+    that is known here, all its collections would follow."""
+    known = connection.execute(select(t.spaces.c.id).where(t.spaces.c.key == said.key)).scalar()
+    key = vectors.space_id(connection, said.space, said.embedder)
+    declared = said.declared
+    if known is None and declared is not None:
+        made = compatible.declare(connection, key, collection, declared.embedder, declared.space, declared.checks)
+        if declared.state == "finalised":
+            compatible.change(connection, made, CompatibleState.FINALISED)
+    return key
 
 
 def _refuse_known(connection: Connection, name: str) -> None:

@@ -8,13 +8,17 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from whimbrel.catalog import collections, jobs, listing
+from sqlalchemy import Connection
+
+from whimbrel.catalog import collections, compatible, jobs, listing, vectors
+from whimbrel.catalog.collections import ViewRow
 from whimbrel.catalog.engine import Catalog
 from whimbrel.config import Settings
 from whimbrel.domain import Job, JobState, ViewKind, ViewState
 from whimbrel.errors import Conflict, ViewError, WaitTimeout, WhimbrelError
 from whimbrel.home import Home
 from whimbrel.models.embedders.serving import ServingEmbedder
+from whimbrel.models.embedders.unknown import UNKNOWN
 
 if TYPE_CHECKING:
     from whimbrel.owner.owner import Owner
@@ -128,11 +132,14 @@ class Jobs(ABC):
                 live = collections.live_views(connection, collection)
                 views = collections.fed(collections.views(connection, collection_id))
                 lag = listing.lag(connection, views, position)
+                waits_for_model = wait == "all" and _waits_for_model(connection, views)
             if on_lag is not None:
                 on_lag(lag)
-            wanted = [live[1]] if wait == "lexical" else live
+            wanted = [live[1]] if wait == "lexical" else list(live)
             # What is frozen does not follow: what comes new waits for a move, and is found by words until then.
             wanted = [row for row in wanted if row is None or row.view.state is not ViewState.FROZEN]
+            if waits_for_model:
+                wanted = [live[1]]
             if position <= 0 or all(row is not None and row.view.position >= position for row in wanted):
                 return  # at 0 nothing was ever written: a view may wait for that too
             followed = [row for row in views if wait == "all" or row.view.kind is ViewKind.LEXICON]
@@ -189,6 +196,21 @@ class JobFailed(WhimbrelError):
         if isinstance(kind, type) and issubclass(kind, WhimbrelError):
             return kind(job.error, job.hint)
         return cls(job.error, job.hint)
+
+
+def _waits_for_model(connection: Connection, views: Sequence[ViewRow]) -> bool:
+    """Whether the store views stand still because the model that made their vectors is not here: no mishap, and nothing
+    to wait for. They go on when another is declared to serve them."""
+    stores = [row for row in views if row.view.kind is ViewKind.STORE]
+    spaces = {row.view.space_id for row in stores if row.view.error and row.view.space_id is not None}
+    return (
+        len(stores) > 0
+        and all(row.view.error for row in stores)
+        and all(
+            vectors.read_space(connection, key)[1] == UNKNOWN and compatible.serving(connection, key) is None
+            for key in spaces
+        )
+    )
 
 
 def _pause(began: float) -> float:
