@@ -6,7 +6,7 @@ import asyncio
 import json
 import sqlite3
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -15,10 +15,13 @@ from uuid import NAMESPACE_URL, uuid5
 
 import lancedb
 import numpy as np
+import numpy.typing as npt
 import pytest
 from sqlalchemy import select
 
 from adopting import (
+    BIRDS,
+    TOWNS,
     D,
     Table,
     fill_chroma,
@@ -38,9 +41,10 @@ from whimbrel.adopt.opening import place_of
 from whimbrel.app import Whimbrel
 from whimbrel.catalog import adoptions
 from whimbrel.catalog import tables as t
-from whimbrel.domain import MoveState
-from whimbrel.errors import AlreadyOwned, BadInput, ConfigError, Conflict, NotFound, SpaceMismatch
+from whimbrel.domain import EmbedKind, MoveState, Space
+from whimbrel.errors import AlreadyOwned, BadInput, ConfigError, Conflict, NotFound, SpaceMismatch, TextRefused
 from whimbrel.models.embedders import resolve
+from whimbrel.models.embedders.shortening import shortened
 from whimbrel.move import switching
 
 pytestmark = pytest.mark.timeout(180)
@@ -475,6 +479,42 @@ def test_a_model_that_comes_later_serves_what_was_adopted_without_it(home: Whimb
     home.adopt(fill_lance(tmp_path / "theirs", sightings()), "birds", embedder="none")
     home.declare_compatible("birds", "toy")
     assert best(home, 21, mode="dense") == text_of(21)
+
+
+class _Short(Toy):
+    """Reads ten words, and refuses longer texts, as a model in this process does."""
+
+    @property
+    def space(self) -> Space:
+        return replace(super().space, max_tokens=200)
+
+    def count_tokens(self, text: str) -> int:
+        return 20 * len(text.split())
+
+    async def embed(self, texts: Sequence[str], kind: EmbedKind) -> npt.NDArray[np.float32]:
+        longer = [index for index, text in enumerate(texts) if self.count_tokens(text) > self.space.max_tokens]
+        if longer:
+            raise TextRefused("It is too long.", positions=longer)
+        return await super().embed(texts, kind)
+
+
+@pytest.mark.parametrize(("every", "longer"), [(1, 60), (3, 20)])
+def test_a_later_model_is_measured_by_what_it_reads_of_texts(
+    every: int, longer: int, home: Whimbrel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The program that made the vectors had long texts cut in silence."""
+    short = _Short()
+    monkeypatch.setitem(resolve._PROVIDERS, "short", lambda _model, _threads: short)
+    table = sightings()
+    beginnings = [f"the {n} {BIRDS[n % 10]} at {TOWNS[n % 6]} of log" for n in range(60)]  # seven words
+    texts = [one if n % every else f"{one} {n} and then much more was said" for n, one in enumerate(beginnings)]
+    read = [shortened(short, text) for text in texts]
+    vectors = np.array([short._vector(text) for text in read], np.float32)
+    home.adopt(fill_lance(tmp_path / "theirs", replace(table, texts=texts, vectors=vectors)), "birds", embedder="none")
+    declared = home.declare_compatible("birds", "short")
+    assert declared.checks["longer_than_the_model_reads"] == longer
+    assert declared.checks["mean_cosine"] >= 0.999
+    assert home.search(beginnings[22], "birds", mode="dense").hits[0].text.startswith(beginnings[22])
 
 
 # --- bad input -------------------------------------------------------------------------------------------------------

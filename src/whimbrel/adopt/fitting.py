@@ -19,6 +19,7 @@ import numpy.typing as npt
 from whimbrel.domain import EmbedKind
 from whimbrel.errors import BadInput, SpaceMismatch
 from whimbrel.models.embedders.base import Embedder
+from whimbrel.models.embedders.shortening import reads_whole, shortened
 
 SAMPLE = 32
 """Texts that are embedded."""
@@ -94,10 +95,10 @@ async def check(
     chosen = [row for row, text in enumerate(texts) if text.strip()]
     if not chosen:
         raise BadInput(f"{where}: no row of the sample has a text to compare the embedder by. Nothing was adopted.")
-    readable = [row for row in chosen if _reads(embedder, texts[row])]
+    readable = [row for row in chosen if reads_whole(embedder, texts[row])]
     cut = len(chosen) - len(readable)
     rows = (readable if len(readable) >= FEW else chosen)[:SAMPLE]
-    given = [_shortened(embedder, texts[row]) for row in rows]
+    given = [shortened(embedder, texts[row]) for row in rows]
     cosines = _cosines(vectors[rows], await embedder.embed(given, EmbedKind.DOCUMENT))
     fit = Fit(len(rows), float(np.median(cosines)), float(cosines.min()), cut)
     if fit.median >= LEAST:
@@ -129,7 +130,7 @@ async def _nearer(
     }
     found = {}
     for name, given in forms.items():
-        some = [_shortened(embedder, text or " ") for text in given]
+        some = [shortened(embedder, text or " ") for text in given]
         found[name] = float(np.median(_cosines(vectors, await embedder.embed(some, EmbedKind.DOCUMENT))))
     best = max(found, key=lambda name: found[name])
     if found[best] < 0.95:
@@ -137,18 +138,6 @@ async def _nearer(
     said = f"They may be of {best} (median cosine {found[best]:.3f}): "
     is_field = best.startswith("the field ")
     return f"{said}{'name it with `--text-field`' if is_field else 'that cannot be adopted as it is'}. "
-
-
-def _reads(embedder: Embedder, text: str) -> bool:
-    return embedder.count_tokens(text) <= embedder.space.max_tokens
-
-
-def _shortened(embedder: Embedder, text: str) -> str:
-    """As much of a text as the model reads."""
-    while not _reads(embedder, text):
-        share = embedder.space.max_tokens / embedder.count_tokens(text)
-        text = text[: max(1, int(len(text) * min(share, 0.95)))]
-    return text
 
 
 def _cosines(one: Floats, other: Floats) -> npt.NDArray[np.float64]:

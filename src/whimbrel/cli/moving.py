@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -250,14 +250,24 @@ def _show_declared(found: Compatible, as_json: bool) -> None:
         "rolled_back": "was taken back: the model that made the vectors serves them",
     }[found.state]
     out.styled(f"{out.bold(found.collection)}: {out.bold(found.embedder)} {said}")
-    checks = found.checks
-    out.line(
-        f"  cosine of the same texts: mean {checks['mean_cosine']:.4f}, lowest {checks['lowest_cosine']:.4f}; "
-        f"{checks['overlap@10']:.1%} of the nearest ten in common"
-    )
-    out.line(f"  by {checks['chunks']:,} chunks and {checks['questions']:,} recent questions")
+    for line in _measured(found.checks):
+        out.line(f"  {line}")
     if found.state == "serving":
         out.note(f"`whimbrel move rollback {found.collection}` goes back; `move finalise` gives that up.")
+
+
+def _measured(checks: Mapping[str, Any]) -> Iterator[str]:
+    """Of a declaration, or of an adoption."""
+    lowest, longer = checks["lowest_cosine"], checks.get("longer_than_the_model_reads", 0)
+    if "median_cosine" in checks:
+        yield f"cosine of the same texts: median {checks['median_cosine']:.4f}, lowest {lowest:.4f}"
+        yield f"by {checks['texts']:,} texts, when it was adopted"
+    else:
+        common = f"{checks['overlap@10']:.1%} of the nearest ten in common"
+        yield f"cosine of the same texts: mean {checks['mean_cosine']:.4f}, lowest {lowest:.4f}; {common}"
+        yield f"by {checks['chunks']:,} chunks and {checks['questions']:,} recent questions"
+    if longer:
+        yield f"{longer:,} texts are longer than the model reads: their vectors are of their beginnings"
 
 
 def _steer(collection: str, as_json: bool, change: Callable[[Whimbrel, Move], Move]) -> None:

@@ -27,6 +27,7 @@ from whimbrel.catalog.engine import Catalog
 from whimbrel.domain import EmbedKind, Space
 from whimbrel.errors import Conflict, SpaceMismatch
 from whimbrel.models.embedders.base import Embedder
+from whimbrel.models.embedders.shortening import reads_whole, shortened
 from whimbrel.move.recall import ExactSearch
 
 PROBES = 100
@@ -52,6 +53,9 @@ class Probed:
     lowest: float
     overlap: float
     """Mean share of the ten nearest chunks that both models' vectors have in common."""
+    longer: int = 0
+    """Chunks that are longer than the model reads, as those of other programs may be. They were left out; cut where
+    there were too few others, as the program that made their vectors will have had them cut."""
 
     @property
     def said(self) -> list[str]:
@@ -67,6 +71,7 @@ class Probed:
             "mean_cosine": round(self.mean, 5),
             "lowest_cosine": round(self.lowest, 5),
             f"overlap@{K}": round(self.overlap, 4),
+            "longer_than_the_model_reads": self.longer,
             "wanted": {"mean_cosine": MEAN, "lowest_cosine": LOWEST, f"overlap@{K}": OVERLAP},
         }
 
@@ -106,14 +111,18 @@ async def probe(catalog: Catalog, row: ViewRow, embedder: Embedder, own: Embedde
             f"The collection has {len(texts)} chunks with a vector: too few to compare models by. Nothing was changed.",
             "Ingest its documents first, or move it to the other model: so few are embedded at once.",
         )
-    after = await embedder.embed(texts, EmbedKind.DOCUMENT)
+    readable = [row for row, text in enumerate(texts) if reads_whole(embedder, text)]
+    cut = len(texts) - len(readable)
+    if len(readable) >= LEAST_PROBES:
+        texts, before = [texts[row] for row in readable], before[readable]
+    after = await embedder.embed([shortened(embedder, text) for text in texts], EmbedKind.DOCUMENT)
     questions = await asyncio.to_thread(_questions, catalog, row) if own is not None else []
     if own is not None and questions:
         before = np.concatenate([before, await own.embed(questions, EmbedKind.QUERY)])
         after = np.concatenate([after, await embedder.embed(questions, EmbedKind.QUERY)])
     cosines = _cosines(before, after)
     overlap = await asyncio.to_thread(_overlap, catalog, row, before, after)
-    return Probed(len(texts), len(questions), float(cosines.mean()), float(cosines.min()), overlap)
+    return Probed(len(texts), len(questions), float(cosines.mean()), float(cosines.min()), overlap, cut)
 
 
 def _chunks(catalog: Catalog, row: ViewRow) -> tuple[list[str], Vectors]:
