@@ -41,6 +41,7 @@ from whimbrel.adopt.opening import place_of
 from whimbrel.app import Whimbrel
 from whimbrel.catalog import adoptions
 from whimbrel.catalog import tables as t
+from whimbrel.cli.run import run
 from whimbrel.domain import EmbedKind, MoveState, Space
 from whimbrel.errors import AlreadyOwned, BadInput, ConfigError, Conflict, NotFound, SpaceMismatch, TextRefused
 from whimbrel.models.embedders import resolve
@@ -459,6 +460,20 @@ def test_a_near_embedder_serves_a_space_of_their_own(home: Whimbrel, toy: Toy, t
     assert best(home, 22, mode="dense") == text_of(22)
 
 
+def test_the_command_shows_how_near_it_was(
+    home: Whimbrel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = sightings()
+    noise = np.random.default_rng(1).normal(scale=0.016, size=table.vectors.shape).astype(np.float32)
+    home.adopt(fill_lance(tmp_path / "theirs", replace(table, vectors=table.vectors + noise)), "birds")
+    home.close()
+    monkeypatch.setenv("WHIMBREL_EMBEDDER", "toy")
+    assert run(["--home", str(tmp_path / "home"), "move", "status", "birds"]) == 0
+    said = capsys.readouterr().out
+    assert "median 0.99" in said
+    assert "by 32 texts, when it was adopted" in said
+
+
 def test_without_an_embedder_it_is_searched_by_words(home: Whimbrel, toy: Toy, tmp_path: Path) -> None:
     wide = Toy(model="far away", dimensions=D + 16)
     table = sightings(toy=wide)
@@ -479,6 +494,20 @@ def test_a_model_that_comes_later_serves_what_was_adopted_without_it(home: Whimb
     home.adopt(fill_lance(tmp_path / "theirs", sightings()), "birds", embedder="none")
     home.declare_compatible("birds", "toy")
     assert best(home, 21, mode="dense") == text_of(21)
+
+
+def test_adopting_again_says_what_serves_it_and_changes_no_model(home: Whimbrel, tmp_path: Path) -> None:
+    uri = fill_lance(tmp_path / "theirs", sightings())
+    home.adopt(uri, "birds", embedder="none")
+    assert home.adopt(uri, "birds")["embedder"] == "none"
+    with pytest.raises(Conflict, match="adopted with `--embedder none`") as refused:
+        home.adopt(uri, "birds", embedder="toy")
+    assert "whimbrel move start birds --embedder toy --compatible" in refused.value.hint
+    home.declare_compatible("birds", "toy")
+    for named in (None, "none", "toy"):
+        assert home.adopt(uri, "birds", embedder=named)["embedder"] == "toy"
+    with pytest.raises(Conflict, match="'toy' serves it now"):
+        home.adopt(uri, "birds", embedder="other")
 
 
 class _Short(Toy):
@@ -826,7 +855,9 @@ def test_on_the_command_line(tmp_path: Path) -> None:
     assert (told.status, again.status) == (0, 0), told
     assert "uri: source (guessed)" in told.out
     assert "40 of 40 rows adopted, 0 rejected" in told.out
-    assert "searched by words alone" in told.out
+    for one in (told, again):
+        assert "searched by words alone" in one.out
+        assert "whimbrel move start birds --embedder MODEL --compatible" in one.err
     assert (refused.status, refused.json["error"]) == (1, "SpaceMismatch")
     assert "makes 384" in refused.json["message"]
     assert "frozen" in status.out

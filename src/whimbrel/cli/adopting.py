@@ -95,7 +95,7 @@ def adopt(
         )
         from whimbrel.service.adopting import described
 
-        told = described(begun.adoption)
+        told = described(begun)
         if not as_json:
             _tell_begun(told, collection)
         try:
@@ -130,8 +130,12 @@ def _tell_begun(told: Mapping[str, Any], collection: str) -> None:
             f"  embedder {told['embedder']}: median cosine {fit['median_cosine']:.4f} of {fit['texts']} texts "
             f"embedded again (lowest {fit['lowest_cosine']:.4f})"
         )
+    elif told["embedder"] != "none":  # declared since
+        out.line(f"  embedder {told['embedder']}: `whimbrel move status {collection}` shows what was measured")
     else:
-        out.line("  no embedder: searched by words alone; the vectors are kept for a model that comes later")
+        out.line("  no embedder (`none`): searched by words alone; the vectors are kept for a model that comes later")
+        way = f"whimbrel move start {collection} --embedder MODEL --compatible"
+        out.note(f"  When it is there: `{way}` measures that it fits.")
     for note in told["notes"]:
         out.note(f"  Note: {note}.")
     if fit.get("longer_than_the_model_reads"):

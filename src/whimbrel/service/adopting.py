@@ -44,6 +44,8 @@ class Begun:
 
     job: Job
     adoption: Adoption
+    embedder: str
+    """What serves its vectors now; `none`: no model does, and it is searched by words."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +117,7 @@ class Adopting(CompatibleSpaces):
             language=language,
         )
         done = self.finish(begun.job, wait=wait, on_progress=on_progress)
-        return {**described(begun.adoption), **done, "collection": collection}
+        return {**described(begun), **done, "collection": collection}
 
     def start_adopt(
         self,
@@ -137,13 +139,13 @@ class Adopting(CompatibleSpaces):
 
         `uri`: DATABASE_URI/COLLECTION. `embedder`: the `provider:model` that made the vectors, the configured one
         unless given: it embeds a sample again, and is refused where it does not fit. `none`: the model is not here;
-        the collection is searched by words. The fields are keys of the rows' metadata, guessed unless given: of the
-        text, the title, the source's URI, and the id of the document that rows belong to. `id_field`, `vector_field`,
-        `metric`: of a database with columns, where it does not say them itself.
+        the collection is searched by words. Taking what is new changes no model. The fields are keys of the rows'
+        metadata, guessed unless given: of the text, the title, the source's URI, and the id of the document that rows
+        belong to. `id_field`, `vector_field`, `metric`: of a database with columns, where it does not say them itself.
 
         Raises `ConfigError`; `NotFound`; `BadInput` for a collection without rows or text; `SpaceMismatch` for an
         embedder that does not fit; `AlreadyOwned` where a program has the folder open; `Conflict` for a collection of
-        that name which is another; what the database raises. Nothing was made then.
+        that name which is another, or is served by another embedder; what the database raises. Nothing was made then.
         """
         chosen = Chosen(id_field, "", vector_field, Metric(metric) if metric else None)
         wished = Wished(text_field, title_field, uri_field, document_field)
@@ -152,7 +154,7 @@ class Adopting(CompatibleSpaces):
         place = place_of(uri, Path.cwd(), self.settings.configured_stores())
         before = self._before(collection, place)
         if before is not None:
-            return self._again(before, collection)
+            return self._again(before, collection, embedder)
         seen = asyncio.run(self._look(place, chosen, wished, spec))
         source = _source(seen, chosen)
         with self.catalog.write() as connection:
@@ -177,7 +179,7 @@ class Adopting(CompatibleSpaces):
             )
             job = _enqueue(connection, adoption, collection)
         self._wake()
-        return Begun(job, adoption)
+        return Begun(job, adoption, spec)
 
     # --- inside ------------------------------------------------------------------------------------------------------
 
@@ -206,13 +208,19 @@ class Adopting(CompatibleSpaces):
             )
         return before
 
-    def _again(self, before: Adoption, collection: str) -> Begun:
+    def _again(self, before: Adoption, collection: str, asked: str | None) -> Begun:
+        first = str(before.source["embedder"])
         with self.catalog.write() as connection:
+            space = collections.view(connection, before.view_id).view.space_id
+            declared = compatible.serving(connection, space) if space is not None else None
+            now = declared.embedder if declared is not None else first
+            if asked is not None and asked.strip() not in (first, now):
+                raise _another_model(collection, first, now, asked.strip())
             active = jobs.listing(connection, active=True, limit=1_000)
             going = next((one for one in active if one.kind == "adopt" and one.args["view"] == before.view_id), None)
             job = going or _enqueue(connection, before, collection)
         self._wake()
-        return Begun(job, before)
+        return Begun(job, before, now)
 
     async def _look(self, place: Place, chosen: Chosen, wished: Wished, spec: str) -> _Seen:
         scratch = await asyncio.to_thread(scratch_of, place.address, place.bare, Path.cwd(), self.home.adopted)
@@ -265,12 +273,27 @@ class Adopting(CompatibleSpaces):
         return Chunking(tokens, min(self.settings.chunking.overlap, tokens // 2), adopted=1).spec
 
 
-def described(adoption: Adoption) -> dict[str, Any]:
+def _another_model(collection: str, first: str, now: str, asked: str) -> Conflict:
+    since = f", and {now!r} serves it now" if now != first else ""
+    said = f"The collection {collection!r} was adopted with `--embedder {first}`{since}."
+    hint = (
+        f"`whimbrel move start {collection} --embedder {asked} --compatible` measures whether that model fits the "
+        "vectors that there are; without --compatible it embeds the texts anew."
+    )
+    return Conflict(
+        f"{said} Adopting it again takes in what is new, and changes no model. Nothing was changed.",
+        "Leave `--embedder` out." if asked == UNKNOWN else hint,
+    )
+
+
+def described(begun: Begun) -> dict[str, Any]:
     """What is told of an adoption, as JSON."""
+    adoption = begun.adoption
     source = adoption.source
-    said = {key: source[key] for key in ("uri", "dimensions", "metric", "embedder", "notes")}
+    said = {key: source[key] for key in ("uri", "dimensions", "metric", "notes")}
     return {
         **said,
+        "embedder": begun.embedder,
         "served_from": source["served"] or source["place"],
         "fields": dict(adoption.fields),
         "fit": dict(adoption.checks),
