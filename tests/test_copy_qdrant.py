@@ -286,7 +286,7 @@ async def test_a_folder_that_a_program_has_open_is_refused(copies: Copies, tmp_p
     assert other.stdout is not None
     await asyncio.to_thread(other.stdout.readline)
     for source, target in ((uri, f"lancedb:{tmp_path}/l/x"), (f"qdrant:{tmp_path}/a/*", f"qdrant:{tmp_path}/b/*")):
-        with pytest.raises(AlreadyOwned, match="another process"):
+        with pytest.raises(AlreadyOwned, match=f"is open in process {other.pid}, and only one"):
             await copies.run(source, target)
     other.communicate(b"\n", timeout=30)
     assert (await copies.one(uri, f"lancedb:{tmp_path}/l/x")).holds

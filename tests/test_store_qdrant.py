@@ -270,7 +270,7 @@ async def test_a_folder_that_another_program_has_open_is_refused(tmp_path: Path)
     assert other.stdout is not None
     other.stdout.readline()
     store = opened(f"qdrant:{tmp_path}/q")
-    with pytest.raises(AlreadyOwned, match="another process") as caught:
+    with pytest.raises(AlreadyOwned, match=f"process {other.pid}") as caught:
         await store.count()
     assert "qdrant+http" in caught.value.hint
     other.communicate(b"\n", timeout=30)

@@ -23,6 +23,9 @@ from whimbrel.stores.records import DENSE, Records, Vectors
 OTHER_SPACE = "Nothing was changed. Name another place; `whimbrel move start` takes a collection to another model."
 """The hint of `SpaceMismatch` where a table was made for another space."""
 
+REBUILD = "The catalog holds everything: run `whimbrel view rebuild`."
+"""The hint of `ViewDamaged`."""
+
 __all__ = ["DENSE", "Metric", "Reach", "Records", "Store", "StoreInfo", "Vectors"]
 
 

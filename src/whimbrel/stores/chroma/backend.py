@@ -17,7 +17,6 @@ import numpy.typing as npt
 FORMAT_KEY, SPACE_KEY = "whimbrel:format", "whimbrel:space"
 """In the metadata of a collection that we made: the version of its form, and the space of its vectors."""
 
-REBUILD = "The catalog holds everything: run `whimbrel view rebuild`."
 
 ELSEWHERE = "Name another folder, database or collection."
 

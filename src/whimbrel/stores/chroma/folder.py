@@ -16,10 +16,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, TextIO
 
 from whimbrel.errors import (
-    AlreadyOwned,
-    DiskFull,
     HomeError,
-    MissingExtra,
     StoreRefused,
     StoreUnavailable,
     StoreUnsupported,
@@ -27,21 +24,21 @@ from whimbrel.errors import (
     ViewError,
     WhimbrelError,
 )
+from whimbrel.stores.base import REBUILD
 from whimbrel.stores.batches import Refused
-from whimbrel.stores.chroma.backend import NAMES, REBUILD, Collection, UnknownId
+from whimbrel.stores.chroma.backend import NAMES, Collection, UnknownId
+from whimbrel.stores.folders import BESIDE, Kind, OpenFolder, gone
 
 DATABASE = "chroma.sqlite3"
 LOCK = "whimbrel.lock"
 VACUUM_S = 600.0
 _SCHEMA = {"embeddings_queue": 2, "metadb": 6, "sysdb": 10}
 """Of chromadb 1.5.9."""
+_KIND = Kind("Chroma folder", "Chroma", "chroma")
 
 
 @dataclass
-class Folder:
-    """A folder that this process has open, shared by its stores."""
-
-    path: Path
+class Folder(OpenFolder):
     lock: TextIO
     client: Any = None
     handles: dict[str, Any] = field(default_factory=dict)
@@ -49,38 +46,23 @@ class Folder:
     collections: dict[str, Collection] = field(default_factory=dict)
     """As they are, by id: this process alone changes them, within `describing`."""
     describing: threading.Lock = field(default_factory=threading.Lock)
-    stores: int = 0
     users: int = 0
     changed: threading.Condition = field(default_factory=threading.Condition)
 
     @classmethod
-    def take(cls, path: Path) -> Folder:
-        """Open it, or join the stores that have. Raises `AlreadyOwned` when another process has it open."""
-        resolved = path.resolve()
-        with _taking:
-            folder = _folders.get(resolved)
-            if folder is None:
-                lock = _locked(resolved)
-                try:
-                    folder = cls(resolved, lock)
-                    folder.client = _open_client(resolved)
-                except BaseException:
-                    lock.close()
-                    raise
-                _folders[resolved] = folder
-            folder.stores += 1
-            return folder
+    def _opened(cls, path: Path) -> Folder:
+        lock = _locked(path)
+        try:
+            return cls(path, lock, _open_client(path))
+        except BaseException:
+            lock.close()
+            raise
 
-    def release(self) -> None:
-        with _taking:
-            self.stores -= 1
-            if self.stores:
-                return
-            _folders.pop(self.path, None)
-            with self._alone():
-                if self.client is not None:
-                    self.client.close()
-            self.lock.close()
+    def _close(self) -> None:
+        with self._alone():
+            if self.client is not None:
+                self.client.close()
+        self.lock.close()
 
     @contextmanager
     def use(self) -> Iterator[Any]:
@@ -135,29 +117,20 @@ class Folder:
                 self.changed.notify_all()
 
 
-_folders: dict[Path, Folder] = {}
-_taking = threading.Lock()
-
-
 def _locked(path: Path) -> TextIO:
     try:
         path.mkdir(parents=True, exist_ok=True)
         file = (path / LOCK).open("a+")
     except OSError as error:
-        raise HomeError(
-            f"The Chroma folder {path} cannot be written: {error.strerror}. Nothing was changed.",
-            "Give this user write permission there, or name another folder.",
-        ) from error
+        raise _KIND.unwritable(path, error.strerror or type(error).__name__) from error
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         file.seek(0)
         who = file.read().strip() or "?"
         file.close()
-        raise AlreadyOwned(
-            f"The Chroma folder {path} is open in process {who}, and only one may have it open. Nothing was changed.",
-            "Search through that process (`whimbrel search` does beside a running `whimbrel serve`), stop it, or run "
-            "`chroma run` on the folder and use `chroma+http://localhost:8000`.",
+        raise _KIND.held(
+            path, who, f"{BESIDE}, stop it, or run `chroma run` on the folder and use `chroma+http://localhost:8000`."
         ) from None
     file.seek(0)
     file.truncate()
@@ -217,7 +190,7 @@ def _import_chromadb() -> Any:
         import chromadb
         import chromadb.config
     except ImportError:
-        raise MissingExtra("The package of Chroma is not installed.", "pip install 'whimbrel[chroma]'") from None
+        raise _KIND.missing() from None
     return chromadb
 
 
@@ -247,7 +220,7 @@ def _translate(path: Path, said: str, kind: str = "") -> Exception:
     if "batch size" in lower:
         return Refused(f"Chroma takes no batch as large as this one in {path}")
     if "disk is full" in lower or "no space left" in lower or "code: 13)" in lower:
-        return DiskFull(f"No space left for the Chroma folder {path}. What was written before is safe.", "Free some.")
+        return _KIND.full(path)
     if any(sign in lower for sign in ("readonly", "unable to open database", "permission denied", "os error 30")):
         return HomeError(f"The Chroma folder {path} cannot be written.", "Check its owner and permissions.")
     if "database is locked" in lower:
@@ -257,5 +230,5 @@ def _translate(path: Path, said: str, kind: str = "") -> Exception:
             return StoreRefused("Chroma does not take this as the name of a collection.", NAMES)
         return ViewError(f"Chroma refused a request ({kind}).", "This is a fault in Whimbrel; please report it.")
     if kind == "NotFoundError":
-        return ViewDamaged(f"The collection is not in {path} any more.", REBUILD)
-    return ViewDamaged(f"The Chroma folder {path} cannot be read: {said[:200]}", REBUILD)
+        return gone(path)
+    return _KIND.damaged(path, said[:200])

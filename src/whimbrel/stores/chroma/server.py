@@ -28,13 +28,12 @@ from whimbrel.errors import (
     ViewError,
     WhimbrelError,
 )
-from whimbrel.stores.base import Reach
+from whimbrel.stores.base import REBUILD, Reach
 from whimbrel.stores.batches import Refused
 from whimbrel.stores.chroma.backend import (
     ELSEWHERE,
     HNSW,
     NAMES,
-    REBUILD,
     Backend,
     Collection,
     Nearest,

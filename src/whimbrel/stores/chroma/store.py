@@ -21,10 +21,10 @@ from whimbrel.errors import (
     WhimbrelError,
 )
 from whimbrel.filters import OPERATORS, Filter
-from whimbrel.stores.base import OTHER_SPACE, Metric, Reach, Records, Store, StoreInfo
+from whimbrel.stores.base import OTHER_SPACE, REBUILD, Metric, Reach, Records, Store, StoreInfo
 from whimbrel.stores.batches import Batches
 from whimbrel.stores.chroma import rows
-from whimbrel.stores.chroma.backend import ELSEWHERE, FORMAT_KEY, REBUILD, SPACE_KEY, Backend, Collection, UnknownId
+from whimbrel.stores.chroma.backend import ELSEWHERE, FORMAT_KEY, SPACE_KEY, Backend, Collection, UnknownId
 from whimbrel.stores.chroma.embedded import EmbeddedBackend
 from whimbrel.stores.chroma.metadata import Shapes, encode
 from whimbrel.stores.chroma.nearest import nearest

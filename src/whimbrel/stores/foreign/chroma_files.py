@@ -14,6 +14,7 @@ from pathlib import Path
 
 from whimbrel.errors import AlreadyOwned, Conflict, DiskFull, HomeError, NotFound, StoreUnsupported
 from whimbrel.stores.chroma.folder import DATABASE, LOCK
+from whimbrel.stores.folders import user_of
 from whimbrel.stores.foreign.chroma_old import is_old
 
 _LEFT_OUT = frozenset({LOCK})
@@ -84,12 +85,7 @@ def opened_by(folder: Path) -> str:
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
             return lock.read().strip() or "?"
-    inside = f"{folder.resolve()}{os.sep}"
-    for process in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError):
-            if any(_link(handle).startswith(inside) for handle in (process / "fd").iterdir()):
-                return process.name
-    return ""
+    return user_of(folder)
 
 
 def version(folder: Path) -> str:
@@ -144,13 +140,6 @@ def _copy(path: Path, target: Path) -> str:
 def _files(folder: Path) -> list[tuple[Path, os.stat_result]]:
     paths = sorted(path for path in folder.rglob("*") if path.is_file() and path.name not in _LEFT_OUT)
     return [(path, path.stat()) for path in paths]
-
-
-def _link(handle: Path) -> str:
-    try:
-        return str(handle.readlink())
-    except OSError:
-        return ""
 
 
 def _in_use(folder: Path, how: str) -> AlreadyOwned:

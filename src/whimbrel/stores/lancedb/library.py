@@ -26,12 +26,12 @@ from whimbrel.errors import (
     ViewError,
     WhimbrelError,
 )
+from whimbrel.stores.base import REBUILD
 from whimbrel.stores.lancedb.remote import translate_remote
 
 if TYPE_CHECKING:
     from lancedb.db import AsyncConnection
 
-REBUILD = "The catalog holds everything: run `whimbrel view rebuild`."
 
 _INDEX_CACHE_BYTES = 256 * 2**20  # a million rows of 384 dimensions take about 80 MB of index
 _METADATA_CACHE_BYTES = 64 * 2**20

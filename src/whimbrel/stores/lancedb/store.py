@@ -18,11 +18,11 @@ from whimbrel.domain import Matches, Position, Space
 from whimbrel.errors import Conflict, Forbidden, SpaceMismatch, StoreUnsupported, ViewDamaged
 from whimbrel.filters import OPERATORS, Filter, matches
 from whimbrel.stores.arrays import CodedMetadata, Texts
-from whimbrel.stores.base import DENSE, OTHER_SPACE, Metric, Reach, Records, Store, StoreInfo
+from whimbrel.stores.base import DENSE, OTHER_SPACE, REBUILD, Metric, Reach, Records, Store, StoreInfo
 from whimbrel.stores.envelope import loads
 from whimbrel.stores.lancedb import maintain
 from whimbrel.stores.lancedb.columns import FIXED, ID, METADATA, TEXT, VECTOR, Columns, encode, table_schema
-from whimbrel.stores.lancedb.library import REBUILD, checked, connect, lance_errors
+from whimbrel.stores.lancedb.library import checked, connect, lance_errors
 from whimbrel.stores.lancedb.where import compile_filter, ids_in
 from whimbrel.stores.metrics import scores
 from whimbrel.stores.records import checked_query, writable

@@ -30,7 +30,6 @@ ROWS = "_default"
 POSITION = "whimbrel:position"
 """The id of the row with the position."""
 
-REBUILD = "The catalog holds everything: run `whimbrel view rebuild`."
 
 ELSEWHERE = "Name another file, database or collection."
 

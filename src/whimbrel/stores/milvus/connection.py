@@ -19,9 +19,9 @@ from whimbrel.errors import (
     ViewError,
     WhimbrelError,
 )
-from whimbrel.stores.base import Reach
+from whimbrel.stores.base import REBUILD, Reach
 from whimbrel.stores.batches import Refused
-from whimbrel.stores.milvus.backend import NAMES, REBUILD
+from whimbrel.stores.milvus.backend import NAMES
 from whimbrel.stores.milvus.uri import Server
 
 OLDEST = (2, 3, 2)

@@ -15,27 +15,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from whimbrel.errors import (
-    AlreadyOwned,
-    DiskFull,
-    HomeError,
-    MissingExtra,
-    StoreRefused,
-    StoreUnavailable,
-    ViewDamaged,
-    ViewError,
-    WhimbrelError,
-)
-from whimbrel.stores.milvus.backend import NAMES, REBUILD
+from whimbrel.errors import StoreRefused, StoreUnavailable, ViewDamaged, ViewError, WhimbrelError
+from whimbrel.stores.base import REBUILD
+from whimbrel.stores.folders import BESIDE, Kind, OpenFolder, gone, is_full
+from whimbrel.stores.milvus.backend import NAMES
 
 PID = "whimbrel.pid"
+_KIND = Kind("Milvus Lite database", "Milvus Lite", "milvus", other="file")
 
 
 @dataclass
-class Folder:
-    path: Path
+class Folder(OpenFolder):
     db: Any
-    stores: int = 0
     readers: int = 0
     writing: bool = False
     waiting: int = 0
@@ -43,24 +34,12 @@ class Folder:
     changed: threading.Condition = field(default_factory=threading.Condition)
 
     @classmethod
-    def take(cls, path: Path) -> Folder:
-        """Open it, or join the stores that have. Raises `AlreadyOwned` when another process has it open."""
-        resolved = path.resolve()
-        with _taking:
-            folder = _folders.get(resolved)
-            if folder is None:
-                folder = _folders[resolved] = cls(resolved, _opened(resolved))
-            folder.stores += 1
-            return folder
+    def _opened(cls, path: Path) -> Folder:
+        return cls(path, _database(path))
 
-    def release(self) -> None:
-        with _taking:
-            self.stores -= 1
-            if self.stores:
-                return
-            _folders.pop(self.path, None)
-            with self.alone(), lite_errors(self.path):
-                self.db.close()
+    def _close(self) -> None:
+        with self.alone(), lite_errors(self.path):
+            self.db.close()
 
     @contextmanager
     def together(self) -> Iterator[Any]:
@@ -91,22 +70,18 @@ class Folder:
                 self.changed.notify_all()
 
 
-_folders: dict[Path, Folder] = {}
-_taking = threading.Lock()
-
-
 def is_file_of_lite(path: Path) -> bool:
     """Whether Milvus Lite of today has been here. Raises `StoreRefused` for a file of an older one."""
     if path.is_file():
         raise StoreRefused(
             f"{path} was written by Milvus Lite 2, whose files Milvus Lite 3 does not read. Nothing was changed.",
-            "Read it once with that version, in an environment of its own: `pip install 'milvus-lite<3' 'pymilvus<3'`, "
-            "then `milvus-lite dump`; or name another file, and `whimbrel view rebuild` fills it.",
+            "Name another file for the store. What is in this one can be taken over: `whimbrel adopt "
+            f"milvus:{path}/COLLECTION -c NAME`, or `whimbrel copy 'milvus:{path}/*' 'milvus:NEW.db/*'`.",
         )
     return (path / "collections").is_dir()
 
 
-def _opened(path: Path) -> Any:
+def _database(path: Path) -> Any:
     lite = import_lite()
     is_file_of_lite(path)
     try:
@@ -118,19 +93,14 @@ def _opened(path: Path) -> Any:
         (path / PID).write_text(str(os.getpid()))
         return db
     except OSError as error:
-        if error.errno == 28:
-            raise _full(path) from error
-        raise HomeError(
-            f"The Milvus Lite database {path} cannot be written: {error.strerror}. Nothing was changed.",
-            "Give this user write permission there, or name another file.",
-        ) from error
+        raise _KIND.failed(path, error) from error
 
 
 def import_lite() -> Any:
     try:
         import milvus_lite
     except ImportError:
-        raise MissingExtra("The package of Milvus Lite is not installed.", "pip install 'whimbrel[milvus]'") from None
+        raise _KIND.missing() from None
     return milvus_lite
 
 
@@ -142,9 +112,7 @@ def lite_errors(path: Path) -> Iterator[None]:
     except WhimbrelError:
         raise
     except OSError as error:
-        if error.errno == 28:
-            raise _full(path) from error
-        raise ViewDamaged(f"The Milvus Lite database {path} cannot be read: {error.strerror}.", REBUILD) from error
+        raise (_KIND.full(path) if is_full(error) else _KIND.damaged(path, f"{error.strerror}.")) from error
     except Exception as error:
         raise _translated(path, type(error).__name__, str(error)) from None  # its message may quote a text
 
@@ -152,16 +120,12 @@ def lite_errors(path: Path) -> Iterator[None]:
 def _translated(path: Path, kind: str, said: str) -> WhimbrelError:
     if kind == "DataDirLockedError":
         try:
-            who = f"process {(path / PID).read_text()}"
+            who = (path / PID).read_text()
         except OSError:
             who = ""
-        return AlreadyOwned(
-            f"The Milvus Lite database {path} is open in {who or 'another process'}, and only one may "
-            "have it open. Nothing was changed.",
-            "Search through that process (`whimbrel search` does beside a running `whimbrel serve`), or stop it.",
-        )
+        return _KIND.held(path, who, f"{BESIDE}, or stop it.")
     if kind == "CollectionNotFoundError":
-        return ViewDamaged(f"The collection is not in {path} any more.", REBUILD)
+        return gone(path)
     if kind == "ValueError" and "name" in said.lower():
         return StoreRefused("Milvus does not take this as the name of a collection.", NAMES)
     if kind in ("ManifestCorruptedError", "WALCorruptedError", "ArrowInvalid", "JSONDecodeError"):
@@ -169,9 +133,3 @@ def _translated(path: Path, kind: str, said: str) -> WhimbrelError:
     if kind == "RuntimeError" and "closed" in said:
         return StoreUnavailable(f"The Milvus Lite database {path} was closed.", "Try again.")
     return ViewError(f"Milvus Lite refused a request ({kind}).", "This is a fault in Whimbrel; please report it.")
-
-
-def _full(path: Path) -> DiskFull:
-    return DiskFull(
-        f"No space left for the Milvus Lite database {path}. What was written before is safe.", "Free some."
-    )

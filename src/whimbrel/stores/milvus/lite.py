@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from whimbrel.errors import Conflict, ViewDamaged
+from whimbrel.stores.base import REBUILD
 from whimbrel.stores.metrics import Metric, measure
 from whimbrel.stores.milvus.backend import (
     ABOUT,
@@ -29,7 +30,6 @@ from whimbrel.stores.milvus.backend import (
     METADATA,
     MORE,
     POSITION,
-    REBUILD,
     ROWS,
     TEXT,
     VECTOR,

@@ -13,10 +13,10 @@ import numpy.typing as npt
 from whimbrel.domain import Matches, Position, Space
 from whimbrel.errors import Conflict, Forbidden, SpaceMismatch, StoreRefused, StoreUnsupported, ViewDamaged
 from whimbrel.filters import OPERATORS, Filter
-from whimbrel.stores.base import OTHER_SPACE, Metric, Reach, Records, Store, StoreInfo
+from whimbrel.stores.base import OTHER_SPACE, REBUILD, Metric, Reach, Records, Store, StoreInfo
 from whimbrel.stores.batches import Batches
 from whimbrel.stores.milvus import rows
-from whimbrel.stores.milvus.backend import ELSEWHERE, FORMAT_KEY, REBUILD, SPACE_KEY, Backend, Collection
+from whimbrel.stores.milvus.backend import ELSEWHERE, FORMAT_KEY, SPACE_KEY, Backend, Collection
 from whimbrel.stores.milvus.lite import LiteBackend
 from whimbrel.stores.milvus.nearest import nearest
 from whimbrel.stores.milvus.server import ServerBackend

@@ -22,8 +22,8 @@ from whimbrel.errors import (
     ViewError,
     WhimbrelError,
 )
+from whimbrel.stores.base import REBUILD
 
-REBUILD = "The catalog holds everything: run `whimbrel view rebuild`."
 _AGAIN = "Nothing was lost: what was committed is safe, and the view catches up when the database is back."
 
 

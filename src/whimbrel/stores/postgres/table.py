@@ -23,8 +23,7 @@ import psycopg
 
 from whimbrel.domain import Space
 from whimbrel.errors import BadInput, Conflict, NewerHome, SpaceMismatch, StoreRefused, StoreUnsupported, ViewDamaged
-from whimbrel.stores.base import OTHER_SPACE
-from whimbrel.stores.postgres.faults import REBUILD
+from whimbrel.stores.base import OTHER_SPACE, REBUILD
 from whimbrel.stores.postgres.pool import Link
 
 FORMAT = 1

@@ -22,10 +22,10 @@ from whimbrel.errors import (
     ViewError,
     WhimbrelError,
 )
-from whimbrel.stores.base import Reach
+from whimbrel.stores.base import REBUILD, Reach
 from whimbrel.stores.batches import Refused
 from whimbrel.stores.qdrant import files
-from whimbrel.stores.qdrant.folder import ELSEWHERE, REBUILD, Folder, import_qdrant
+from whimbrel.stores.qdrant.folder import ELSEWHERE, Folder, import_qdrant
 from whimbrel.stores.qdrant.rules import NAMES
 from whimbrel.stores.qdrant.uri import Server, parse_server
 

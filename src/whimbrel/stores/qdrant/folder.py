@@ -7,7 +7,6 @@ share one client, and take turns.
 from __future__ import annotations
 
 import atexit
-import errno
 import fcntl
 import shutil
 import sqlite3
@@ -19,53 +18,29 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from whimbrel.errors import (
-    AlreadyOwned,
-    Conflict,
-    DiskFull,
-    HomeError,
-    MissingExtra,
-    StoreUnavailable,
-    ViewDamaged,
-    ViewError,
-    WhimbrelError,
-)
+from whimbrel.errors import AlreadyOwned, Conflict, StoreUnavailable, ViewDamaged, ViewError, WhimbrelError
+from whimbrel.stores.base import REBUILD
+from whimbrel.stores.folders import BESIDE, Kind, OpenFolder, gone, user_of
 from whimbrel.stores.qdrant import files
 
-REBUILD = "The catalog holds everything: run `whimbrel view rebuild`."
 ELSEWHERE = "Name another folder, server or collection."
 _ROOM = 1 << 20
+_KIND = Kind("Qdrant folder", "Qdrant", "qdrant")
 
 
 @dataclass
-class Folder:
-    """A folder that this process has open, shared by its stores."""
-
-    path: Path
+class Folder(OpenFolder):
     client: Any
-    stores: int = 0
     turn: threading.Lock = field(default_factory=threading.Lock)
 
     @classmethod
-    def take(cls, path: Path) -> Folder:
-        """Open it, or join the stores that have. Raises `AlreadyOwned` when another process has it open, `StoreRefused`
-        where a row is not what Qdrant writes."""
-        resolved = path.resolve()
-        with _taking:
-            folder = _folders.get(resolved)
-            if folder is None:
-                folder = _folders[resolved] = cls(resolved, _open_client(resolved))
-            folder.stores += 1
-            return folder
+    def _opened(cls, path: Path) -> Folder:
+        """Raises `StoreRefused` where a row is not what Qdrant writes."""
+        return cls(path, _open_client(path))
 
-    def release(self) -> None:
-        with _taking:
-            self.stores -= 1
-            if self.stores:
-                return
-            _folders.pop(self.path, None)
-            with self.turn:
-                self.client.close()
+    def _close(self) -> None:
+        with self.turn:
+            self.client.close()
 
     @contextmanager
     def use(self) -> Iterator[Any]:
@@ -93,14 +68,10 @@ class Folder:
             self.client = _open_client(self.path)
 
 
-_folders: dict[Path, Folder] = {}
-_taking = threading.Lock()
-
-
 @atexit.register
 def _close_all() -> None:
     """What a program has left open: qdrant-client's own end comes too late to import what it needs."""
-    for folder in _folders.values():
+    for folder in Folder.open_now():
         if folder.client is not None:
             folder.client.close()
 
@@ -118,10 +89,9 @@ def holder(path: Path) -> bool:
 
 
 def held(path: Path) -> AlreadyOwned:
-    return AlreadyOwned(
-        f"The Qdrant folder {path} is open in another process, and only one may have it open. Nothing was changed.",
-        "Search through that process (`whimbrel search` does beside a running `whimbrel serve`), stop it, or move to a "
-        "server: `qdrant+http://localhost:6333`.",
+    """Qdrant's lock names nobody: the process that has its file open is looked for."""
+    return _KIND.held(
+        path, user_of(path / files.LOCK), f"{BESIDE}, stop it, or move to a server: `qdrant+http://localhost:6333`."
     )
 
 
@@ -129,7 +99,7 @@ def import_qdrant() -> Any:
     try:
         import qdrant_client
     except ImportError:
-        raise MissingExtra("The package of Qdrant is not installed.", "pip install 'whimbrel[qdrant]'") from None
+        raise _KIND.missing() from None
     return qdrant_client
 
 
@@ -137,15 +107,22 @@ def _open_client(path: Path) -> Any:
     qdrant_client = import_qdrant()
     with local_errors(path):
         path.mkdir(parents=True, exist_ok=True)
-        with (path / files.LOCK).open("a+") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise held(path) from None
-            files.check(path)
+        if not _checked(path):
+            raise held(path)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Local mode is not recommended", UserWarning)
             return qdrant_client.QdrantClient(path=str(path), force_disable_check_same_thread=True)
+
+
+def _checked(path: Path) -> bool:
+    """False where a process has the folder open. Raises `StoreRefused` where a row is not what Qdrant writes."""
+    with (path / files.LOCK).open("a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        files.check(path)
+        return True
 
 
 @contextmanager
@@ -156,9 +133,7 @@ def local_errors(path: Path) -> Iterator[None]:
     except WhimbrelError:
         raise
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise _full(path) from error
-        raise _unwritable(path, error.strerror or type(error).__name__) from error
+        raise _KIND.failed(path, error) from error
     except sqlite3.Error as error:
         raise _translated(path, str(error)) from error
     except (ValueError, RuntimeError, KeyError, TypeError) as error:
@@ -168,12 +143,12 @@ def local_errors(path: Path) -> Iterator[None]:
 def _translated(path: Path, said: str) -> WhimbrelError:
     lower = said.lower()
     if "disk is full" in lower or ("disk i/o error" in lower and shutil.disk_usage(path).free < _ROOM):
-        return _full(path)
+        return _KIND.full(path)
     if "readonly" in lower or "unable to open" in lower:
-        return _unwritable(path, said)
+        return _KIND.unwritable(path, said)
     if "locked" in lower:
         return StoreUnavailable(f"Another program has locked a file in {path}.", "Close it; nothing was lost.")
-    return ViewDamaged(f"The Qdrant folder {path} cannot be read: {said[:200]}", REBUILD)
+    return _KIND.damaged(path, said[:200])
 
 
 def _said(path: Path, said: str, kind: str) -> WhimbrelError:
@@ -182,18 +157,7 @@ def _said(path: Path, said: str, kind: str) -> WhimbrelError:
     if "already exists" in said:
         return Conflict(f"There is a collection of that name in {path} already. Nothing was changed.", ELSEWHERE)
     if "not found" in said and "Collection" in said:
-        return ViewDamaged(f"The collection is not in {path} any more.", REBUILD)
+        return gone(path)
     if kind in ("ValidationError", "JSONDecodeError", "KeyError"):
         return ViewDamaged(f"The Qdrant folder {path} cannot be read ({kind}).", REBUILD)
     return ViewError(f"Qdrant refused a request ({kind}).", "This is a fault in Whimbrel; please report it.")
-
-
-def _full(path: Path) -> DiskFull:
-    return DiskFull(f"No space left for the Qdrant folder {path}. What was written before is safe.", "Free some.")
-
-
-def _unwritable(path: Path, why: str) -> HomeError:
-    return HomeError(
-        f"The Qdrant folder {path} cannot be written: {why}. Nothing was changed.",
-        "Give this user write permission there, or name another folder.",
-    )

@@ -26,12 +26,12 @@ from whimbrel.errors import (
     WhimbrelError,
 )
 from whimbrel.filters import OPERATORS, Filter
-from whimbrel.stores.base import DENSE, OTHER_SPACE, Metric, Reach, Records, Store, StoreInfo
+from whimbrel.stores.base import DENSE, OTHER_SPACE, REBUILD, Metric, Reach, Records, Store, StoreInfo
 from whimbrel.stores.batches import Batches
 from whimbrel.stores.qdrant import indexes, rows
 from whimbrel.stores.qdrant import where as filters
 from whimbrel.stores.qdrant.backend import open_backend
-from whimbrel.stores.qdrant.folder import ELSEWHERE, REBUILD
+from whimbrel.stores.qdrant.folder import ELSEWHERE
 from whimbrel.stores.qdrant.nearest import nearest
 from whimbrel.stores.qdrant.payload import ID, Shapes, encode
 from whimbrel.stores.qdrant.rules import MARKER, MAX_DIMENSIONS, MAX_REQUEST_BYTES, check_name, to_point
