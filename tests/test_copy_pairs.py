@@ -92,7 +92,7 @@ async def test_there_on_and_back_is_the_same(
     name, returned = (f"{way}_{origin}_{by}".replace(" ", "_") for way in ("copied", "back"))
     first = await copies.one(source, place(by, name, request, tmp_path), chosen=_chosen(chosen))
     assert first.holds
-    assert (first.rows, first.written, first.rejected) == (300, 300, 0)
+    assert (first.rows, first.written, first.unchanged, first.rejected) == (300, 300, 0, 0)
     onward = await copies.one(place(by, name, request, tmp_path), f"parquet:{tmp_path}/onward/notes")
     back = await copies.one(f"parquet:{tmp_path}/onward/notes", place(origin, returned, request, tmp_path))
     assert onward.holds

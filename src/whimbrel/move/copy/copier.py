@@ -43,7 +43,6 @@ class Options:
 @dataclass(slots=True)
 class Counts:
     written: int = 0
-    unchanged: int = 0
     removed: int = 0
     writing_s: float = 0.0
 
@@ -89,7 +88,7 @@ class Copier:
             dimensions=table.dimensions,
             metric=table.metric,
             written=counts.written,
-            unchanged=counts.unchanged,
+            unchanged=max(0, state.count - state.reject_count - counts.written),
             removed=counts.removed,
             rejected=state.reject_count,
             source_changed=changed,
@@ -108,7 +107,6 @@ class Copier:
         self._on_step("listing the rows", 0, 0)
         await self._patiently(lambda: self._state.list_anew(self._source.ids()))
         self._state.put(phase="copying", version=self._table.version or "")
-        self._counts.unchanged = 0
 
     async def _copy_rows(self) -> None:
         """Reads one batch ahead of the one that is written."""
@@ -152,7 +150,6 @@ class Copier:
         weights = [fixed + len(one) + size for one, size in zip(said, more, strict=True)]
         self._resize(weights)
         wanted = [row for row, id_ in enumerate(rows.ids) if id_ not in rejects and known[id_] != of[id_]]
-        self._counts.unchanged += sum(1 for id_ in rows.ids if id_ not in rejects and known[id_] == of[id_])
         self._state.begin(stop)
         new = [row for row in wanted if place[rows.ids[row]] >= uncertain and known[rows.ids[row]] is None]
         old = [row for row in wanted if not (place[rows.ids[row]] >= uncertain and known[rows.ids[row]] is None)]
