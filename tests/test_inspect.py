@@ -111,6 +111,17 @@ def test_on_the_command_line(tmp_path: Path) -> None:
     assert (none.status, none.json["error"]) == (2, "NotFound")
 
 
+@pytest.mark.parametrize("filler", [fill_lance, fill_chroma])
+def test_the_command_makes_no_home(filler: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert callable(filler)
+    uri = filler(tmp_path / "theirs", sightings(5))
+    (tmp_path / "tmp").mkdir()
+    ran = Shell(tmp_path / "home", TMPDIR=str(tmp_path / "tmp")).run("inspect", uri, "--json")
+    assert ran.json["collections"][0]["count"] == 5
+    assert not (tmp_path / "home").exists()
+    assert not list((tmp_path / "tmp").iterdir()), "a copy of the files was left behind"
+
+
 FIXTURES = {
     "chroma_0.3_chatdata": [("langchain", 13, 384)],
     "llamaindex_circleci": [("default", 22, 1536)],

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+import shutil
 from collections import Counter
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import Any
 
 from whimbrel.adopt.fields import unfolded
+from whimbrel.adopt.opening import REACH
 from whimbrel.config import mask_url
+from whimbrel.domain import hash_id
 from whimbrel.errors import BadInput, ConfigError, NotFound, ViewDamaged
+from whimbrel.home import Home
 from whimbrel.stores.base import Reach
 from whimbrel.stores.foreign import resolve
 from whimbrel.stores.foreign.base import Chosen, Database, Source, Table, VectorKind
@@ -16,6 +22,16 @@ from whimbrel.stores.foreign.resolve import Address, open_database
 
 SAMPLED = 200
 """Rows whose metadata tells the fields, where the database declares none."""
+
+
+def look_into(uri: str, home: Home, base: Path) -> dict[str, Any]:
+    """As `inspect`. The home is not made; where there is one, a copy of files lies there meanwhile."""
+    there = home.path.is_dir()
+    scratch = home.adopted / f"inspect-{hash_id(uri)[:16]}" if there else Path(mkdtemp(prefix="whimbrel-inspect-"))
+    try:
+        return asyncio.run(inspect(uri, base=base, scratch=scratch, reach=REACH))
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def parse(uri: str) -> Address:

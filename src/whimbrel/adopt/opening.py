@@ -19,6 +19,7 @@ from whimbrel.stores.foreign.resolve import Address, open_database
 from whimbrel.stores.resolve import same_place
 
 _OPTIONS = {"--id": "--id-field", "--text": "--text-field", "--vector": "--vector-field"}
+REACH = Reach(timeout_s=120.0)
 COPIES = "files-"
 """Begins the names of folders with copies of files."""
 _FOLDERS = ("chroma", "qdrant", "milvus")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from whimbrel.cli import out
 from whimbrel.cli.copying import MetricName
-from whimbrel.cli.opening import opened
+from whimbrel.cli.opening import log_to_stderr, opened, settings
 from whimbrel.cli.options import AsJson
 from whimbrel.cli.progress import Progress
 
@@ -18,8 +19,12 @@ URI_HELP = "DATABASE_URI, or DATABASE_URI/COLLECTION for one collection."
 
 def inspect(store: Annotated[str, typer.Argument(metavar="STORE_URI", help=URI_HELP)], as_json: AsJson = False) -> None:
     """Show what is in a database that any program filled. It is not written to."""
-    with opened() as whimbrel:
-        found = whimbrel.inspect(store)
+    said = settings()
+    log_to_stderr(said, quiet=True)
+    from whimbrel.adopt.inspecting import look_into
+    from whimbrel.home import Home
+
+    found = look_into(store, Home(said.home), Path.cwd())
     if as_json:
         out.data(found)
         return

@@ -14,8 +14,8 @@ from whimbrel.adopt import fields as naming
 from whimbrel.adopt import fitting, grouping
 from whimbrel.adopt.fields import Fields, Wished
 from whimbrel.adopt.fitting import Fit
-from whimbrel.adopt.inspecting import inspect
-from whimbrel.adopt.opening import Place, opened, place_of, scratch_of
+from whimbrel.adopt.inspecting import look_into
+from whimbrel.adopt.opening import REACH, Place, opened, place_of, scratch_of
 from whimbrel.catalog import adoptions, collections, compatible, jobs, moves, vectors
 from whimbrel.catalog.adoptions import Adoption
 from whimbrel.catalog.compatible import CompatibleState
@@ -28,11 +28,9 @@ from whimbrel.models.embedders.base import Embedder
 from whimbrel.models.embedders.unknown import UNKNOWN
 from whimbrel.service.compatible import CompatibleSpaces
 from whimbrel.service.jobs import Progress
-from whimbrel.stores.base import Reach
 from whimbrel.stores.foreign.base import Chosen, Database, Rows, Source, Table, VectorKind
 from whimbrel.stores.metrics import Metric
 
-REACH = Reach(timeout_s=120.0)
 FIRST, SPREAD = 200, 200
 """Rows of the sample: the first, and others from all over what is listed first."""
 _UNIT = 1e-3
@@ -75,13 +73,7 @@ class Adopting(CompatibleSpaces):
 
         Raises `ConfigError`, `NotFound`, `AlreadyOwned` where a program has the folder open, `StoreUnavailable`.
         """
-        scratch = self.home.adopted / f"inspect-{hash_id(uri)[:16]}"
-        try:
-            return asyncio.run(inspect(uri, base=Path.cwd(), scratch=scratch, reach=REACH))
-        finally:
-            import shutil
-
-            shutil.rmtree(scratch, ignore_errors=True)
+        return look_into(uri, self.home, Path.cwd())
 
     def adopt(
         self,
