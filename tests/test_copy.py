@@ -160,8 +160,9 @@ async def test_what_is_not_there_is_named_and_nothing_is_made(
         f"parquet:{tmp_path}/none/*",
         f"chroma:{tmp_path}/none/x", f"lancedb:{tmp_path}/none/*", at(fresh_postgres, "typo"), at(fresh_postgres, "*"),
     ):  # fmt: skip
-        with pytest.raises(NotFound):
+        with pytest.raises(NotFound) as absent:
             await copies.run(source, f"parquet:{tmp_path}/out/*")
+        assert absent.value.hint or "*" in source
     assert not (tmp_path / "none").exists()
     assert not (tmp_path / "out").exists()
     assert sorted(path.name for path in (tmp_path / "l").iterdir()) == ["notes.lance"]

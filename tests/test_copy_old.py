@@ -254,8 +254,9 @@ async def test_ids_that_come_twice_have_chromas_own_instead(copies: Copies, tmp_
 
 
 async def test_a_damaged_chroma_folder_of_before_0_4_is_said_so(copies: Copies, tmp_path: Path) -> None:
-    with pytest.raises(NotFound, match="no collection 'third'"):
+    with pytest.raises(NotFound, match="no collection 'third'") as absent:
         await copies.read(f"chroma:{fill_chroma_old(tmp_path / 'a')}/third")
+    assert "'notes'" in absent.value.hint
     with pytest.raises(BadInput, match="metric"):
         await copies.read(f"chroma:{fill_chroma_old(tmp_path / 'b', metadata={'hnsw:space': 'odd'})}/notes")
     with pytest.raises(ViewDamaged, match="no JSON"):

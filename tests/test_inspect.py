@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from adopting import D, Table, fill_chroma, fill_lance, fill_parquet, fill_postgres, fill_qdrant, sightings
+from adopting import D, Table, fill_chroma, fill_lance, fill_milvus, fill_parquet, fill_postgres, fill_qdrant, sightings
 from commands import Shell
 from copying import chroma_client, files
 from whimbrel.app import Whimbrel
@@ -85,8 +85,25 @@ def test_what_is_not_there(home: Whimbrel, tmp_path: Path, monkeypatch: pytest.M
     for uri in ("chroma:nowhere", "qdrant:nowhere", "lancedb:nowhere"):
         with pytest.raises(NotFound, match="nothing at"):
             home.inspect(uri)
-    with pytest.raises(ConfigError, match="Did you mean"):
+    with pytest.raises(ConfigError, match="Did you mean 'lancedb'"):
         home.inspect("lancedbb:somewhere")
+    for scheme, meant in (("parket", "parquet"), ("llama-index", "llamaindex")):
+        with pytest.raises(ConfigError, match=f"Did you mean '{meant}'") as refused:
+            home.inspect(f"{scheme}:somewhere")
+        assert "parquet, llamaindex" in refused.value.hint
+
+
+@pytest.mark.parametrize("filler", [fill_lance, fill_parquet, fill_chroma, fill_qdrant, fill_milvus])
+def test_a_name_that_is_mistyped_is_told_from_those_that_are_there(
+    home: Whimbrel, tmp_path: Path, filler: object
+) -> None:
+    assert callable(filler)
+    uri = filler(tmp_path / "theirs", sightings(5), "sightings")
+    before = files(tmp_path / "theirs")
+    with pytest.raises(NotFound, match="'sigthings'") as refused:
+        home.inspect(uri.replace("/sightings", "/sigthings"))
+    assert refused.value.hint == "Did you mean 'sightings'? Those that are there: 'sightings'."
+    assert files(tmp_path / "theirs") == before
 
 
 def test_a_folder_that_a_program_has_open(home: Whimbrel, tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ takes them from the configuration again, where they may have been changed since.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
@@ -68,11 +68,12 @@ def open_store(
     return _opener(scheme)(whole.strip(), name, space, base=base, read_only=read_only, reach=reach)
 
 
-def parse_uri(uri: str) -> tuple[str, str]:
-    """(scheme, the rest) of a store's URI. Raises `ConfigError` for one that names no store."""
+def parse_uri(uri: str, also: Sequence[str] = ()) -> tuple[str, str]:
+    """(scheme, the rest) of a store's URI. Raises `ConfigError` for one that names no store. `also`: schemes that may
+    be named here, though they are no stores."""
     scheme, colon, rest = canonical_store(uri).partition(":")
-    if scheme not in _BUILT_IN and scheme not in (others := _others()):
-        known = [*_BUILT_IN, *others]
+    if scheme not in (*_BUILT_IN, *also) and scheme not in (others := _others()):
+        known = [*_BUILT_IN, *also, *others]
         near = get_close_matches(scheme.lower(), known, n=1)
         guess = f" Did you mean {near[0]!r}?" if near else ""
         raise ConfigError(f"There is no store {scheme!r}.{guess}", f"Stores: {', '.join(known)} (as `scheme:where`).")

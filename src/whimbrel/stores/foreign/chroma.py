@@ -22,15 +22,17 @@ from urllib.parse import quote
 import numpy as np
 import numpy.typing as npt
 
-from whimbrel.errors import BadInput, Conflict, DiskFull, NotFound, StoreRefused, StoreUnavailable, ViewDamaged
+from whimbrel.errors import BadInput, Conflict, DiskFull, StoreRefused, StoreUnavailable, ViewDamaged
 from whimbrel.stores.base import Reach
 from whimbrel.stores.chroma.backend import NAMES, Backend, Collection, UnknownId, as_vectors
 from whimbrel.stores.chroma.embedded import EmbeddedBackend
+from whimbrel.stores.chroma.folder import DATABASE
 from whimbrel.stores.chroma.metadata import ENVELOPE, LISTS, ODD, OURS, decode
 from whimbrel.stores.chroma.rows import from_chroma, get, present, to_chroma
 from whimbrel.stores.chroma.server import ServerBackend
 from whimbrel.stores.chroma.uri import parse_server
 from whimbrel.stores.envelope import Dialect
+from whimbrel.stores.foreign.absent import absent
 from whimbrel.stores.foreign.base import (
     MARK,
     Chosen,
@@ -91,6 +93,8 @@ class _Everything(Backend):
 
 class _Folder(EmbeddedBackend, _Everything):
     async def names(self) -> list[str]:
+        if self._folder is None and not await asyncio.to_thread((self._path / DATABASE).is_file):
+            return []  # opening it would make it
         return await self._do(lambda client: [one.name for one in client.list_collections()])
 
     async def make(self, name: str, metric: str, metadata: Mapping[str, Any]) -> Collection:
@@ -222,7 +226,7 @@ class ChromaSource(Source):
     async def describe(self) -> Table:
         found = await self._database.find(self._name)
         if found is None:
-            raise NotFound(f"There is no collection {self._name!r} in {self._database.shown}. Nothing was copied.")
+            raise absent("collection", self._name, self._database.shown, await self._backend.names())
         if found.metric not in _FROM:
             raise BadInput(f"The collection {self._name!r} has the metric {found.metric!r}, which is not known here.")
         mark = Mark.read(found.metadata.get(MARK))

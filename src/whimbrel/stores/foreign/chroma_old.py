@@ -19,8 +19,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from whimbrel.errors import BadInput, NotFound, StoreUnsupported, ViewDamaged
+from whimbrel.errors import BadInput, StoreUnsupported, ViewDamaged
 from whimbrel.stores.chroma.folder import DATABASE
+from whimbrel.stores.foreign.absent import absent
 from whimbrel.stores.foreign.arrow import dimensions_of, vectors_of
 from whimbrel.stores.foreign.base import Chosen, Database, Fetched, Id, IdKind, Rows, Sink, Source, Table
 from whimbrel.stores.foreign.parquet import Stream, batches_of, parquet_errors, version_of
@@ -106,9 +107,10 @@ class OldSource(Source):
             return version_of([self._folder / COLLECTIONS, self._folder / EMBEDDINGS])
 
     def _describe(self) -> Table:
-        named = [one for one in _collections(self._folder) if one.name == self._name]
+        every = _collections(self._folder)
+        named = [one for one in every if one.name == self._name]
         if not named:
-            raise NotFound(f"There is no collection {self._name!r} in {self._folder}. Nothing was copied.")
+            raise absent("collection", self._name, str(self._folder), [one.name for one in every])
         found = named[0]
         self._uuid = found.uuid
         said = found.metadata.get(_SPACE, "l2")

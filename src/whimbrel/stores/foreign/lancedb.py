@@ -16,6 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from whimbrel.errors import BadInput, Conflict, NotFound
+from whimbrel.stores.foreign.absent import absent
 from whimbrel.stores.foreign.arrow import Columns, Form, dimensions_of, schema_fingerprint
 from whimbrel.stores.foreign.base import MARK, Chosen, Database, Fetched, Id, Limits, Mark, Rows, Sink, Source, Table
 from whimbrel.stores.lancedb.library import checked, connect, lance_errors
@@ -179,7 +180,7 @@ class LanceSource(Source):
         if self._table is None:
             table = await self._folder.open(self._name)
             if table is None:
-                raise NotFound(f"There is no table {self._name!r} in {self._folder.shown}. Nothing was copied.")
+                raise absent("table", self._name, self._folder.shown, await self._folder.collections())
             with lance_errors(f"Table {self._name!r} cannot be read"):
                 await table.checkout(await table.version())  # commits that come later do not move its rows
             self._table = table

@@ -25,6 +25,7 @@ from typing import IO, Any
 import numpy as np
 
 from whimbrel.errors import NotFound, StoreUnsupported, ViewDamaged
+from whimbrel.stores.foreign.absent import absent
 from whimbrel.stores.foreign.base import Chosen, Database, Fetched, Id, IdKind, Rows, Sink, Source, Table
 from whimbrel.stores.foreign.json_members import Member, Span, members, read_value
 from whimbrel.stores.metrics import Metric
@@ -126,11 +127,7 @@ class LlamaIndexSource(Source):
 
     def _look(self) -> _Layout:
         if not self._file.is_file():
-            there = ", ".join(_names(self._folder)) or "none"
-            raise NotFound(
-                f"There is no collection {self._name!r} in the LlamaIndex folder {self._folder}. Nothing was copied.",
-                f"Those that are there: {there}.",
-            )
+            raise absent("collection", self._name, f"the LlamaIndex folder {self._folder}", _names(self._folder))
         layout = _Layout(self._version())
         lengths: Counter[int] = Counter()
         for member in members(self._file):

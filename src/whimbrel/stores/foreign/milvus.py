@@ -24,6 +24,7 @@ from whimbrel.errors import AlreadyOwned, BadInput, Conflict, NotFound, RowRefus
 from whimbrel.stores.base import Reach
 from whimbrel.stores.envelope import Dialect
 from whimbrel.stores.foreign import chroma_files
+from whimbrel.stores.foreign.absent import absent
 from whimbrel.stores.foreign.base import (
     MARK,
     MORE,
@@ -114,7 +115,8 @@ class MilvusSource(Source):
     async def describe(self) -> Table:
         shape = await self._database.do(lambda milvus: milvus.shape(self._name))
         if shape is None:
-            raise NotFound(f"There is no collection {self._name!r} in {self._database.shown}. Nothing was copied.")
+            there = await self._database.collections() if self._database.local else None
+            raise absent("collection", self._name, self._database.shown, there)
         where = f"The collection {self._name!r} in {self._database.shown}"
         sample = await self._database.do(lambda milvus: _sample(milvus, shape))
         self._layout = Layout.of(shape, self._chosen, sample, where)

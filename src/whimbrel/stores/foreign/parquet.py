@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from whimbrel.errors import Conflict, DiskFull, HomeError, NotFound, ViewDamaged
+from whimbrel.stores.foreign.absent import absent
 from whimbrel.stores.foreign.arrow import Columns, Form, dimensions_of, schema_fingerprint
 from whimbrel.stores.foreign.base import (
     MARK,
@@ -56,8 +57,12 @@ class ParquetFolder(Database):
     def _collections(self) -> list[str]:
         if not self._folder.is_dir():
             raise NotFound(f"There is no folder {self._folder}.", "Check the path after `parquet:`.")
-        files = {path.stem for path in self._folder.glob("*.parquet")}
-        return sorted(files | {path.parent.name for path in self._folder.glob("*/*.parquet")})
+        return _names(self._folder)
+
+
+def _names(folder: Path) -> list[str]:
+    files = {path.stem for path in folder.glob("*.parquet")}
+    return sorted(files | {path.parent.name for path in folder.glob("*/*.parquet")})
 
 
 class ParquetSource(Source):
@@ -99,7 +104,7 @@ class ParquetSource(Source):
         one = self._folder / f"{self._name}.parquet"
         found = [one] if one.is_file() else sorted((self._folder / self._name).glob("*.parquet"))
         if not found:
-            raise NotFound(f"There is no Parquet collection {self._name!r} in {self._folder}.")
+            raise absent("Parquet collection", self._name, str(self._folder), _names(self._folder))
         return found
 
     async def _known(self) -> Columns:

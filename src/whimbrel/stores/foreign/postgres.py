@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from whimbrel.errors import BadInput, NotFound, StoreRefused
+from whimbrel.errors import BadInput, StoreRefused
 from whimbrel.stores.base import Reach
 from whimbrel.stores.envelope import joined
 from whimbrel.stores.foreign import layout
+from whimbrel.stores.foreign.absent import absent
 from whimbrel.stores.foreign.base import (
     MORE,
     Chosen,
@@ -152,14 +153,7 @@ class PostgresDatabase(Database):
 
     async def collections(self) -> Sequence[str]:
         async with self.reading(f"{self.shown} cannot be read") as link:
-            found = await link.fetch(
-                "SELECT DISTINCT c.relname::text FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace "
-                "JOIN pg_attribute a ON a.attrelid = c.oid JOIN pg_type t ON t.oid = a.atttypid "
-                "WHERE n.nspname = %s AND c.relkind IN ('r', 'p', 'm', 'v', 'f') "
-                "AND t.typname IN ('vector', 'halfvec') AND a.attnum > 0 AND NOT a.attisdropped",
-                [self.address.schema],
-            )
-        return sorted(name for (name,) in found)
+            return await _tables(link, self.address.schema)
 
     def source(self, name: str, chosen: Chosen) -> Source:
         return PostgresSource(self, name, chosen)
@@ -306,6 +300,18 @@ class PostgresSource(Source):
         return f"Table {self._name!r} in {self._database.shown} cannot be read"
 
 
+async def _tables(link: Link, schema: str) -> list[str]:
+    """Those with vectors."""
+    found = await link.fetch(
+        "SELECT DISTINCT c.relname::text FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace "
+        "JOIN pg_attribute a ON a.attrelid = c.oid JOIN pg_type t ON t.oid = a.atttypid "
+        "WHERE n.nspname = %s AND c.relkind IN ('r', 'p', 'm', 'v', 'f') "
+        "AND t.typname IN ('vector', 'halfvec') AND a.attnum > 0 AND NOT a.attisdropped",
+        [schema],
+    )
+    return sorted(name for (name,) in found)
+
+
 async def read_layout(link: Link, database: PostgresDatabase, name: str, chosen: Chosen) -> Layout:
     """Raises `NotFound`, and `BadInput` where it cannot be told what is what."""
     where = f"Table {name!r} in {database.shown}"
@@ -315,7 +321,9 @@ async def read_layout(link: Link, database: PostgresDatabase, name: str, chosen:
         [database.address.schema, name],
     )
     if not head:
-        raise NotFound(f"There is no table {name!r} in {database.shown}.", "For another schema: `?schema=NAME`.")
+        error = absent("table", name, database.shown, await _tables(link, database.address.schema))
+        error.hint += " For another schema: `?schema=NAME`."
+        raise error
     if "%" in name or "\0" in name:
         raise StoreRefused(f"{where}: a name with `%` cannot be read.", "Make a view of it that has another name.")
     ((oid, comment),) = head

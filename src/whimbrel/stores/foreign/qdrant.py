@@ -17,9 +17,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from whimbrel.errors import BadInput, NotFound
+from whimbrel.errors import BadInput
 from whimbrel.stores.base import Reach
 from whimbrel.stores.foreign import layout
+from whimbrel.stores.foreign.absent import absent
 from whimbrel.stores.foreign.base import (
     MARK,
     Chosen,
@@ -89,9 +90,8 @@ class QdrantSource(Source):
     async def describe(self) -> Table:
         config = await self._reader.config(self._name)
         if config is None:
-            raise NotFound(
-                f"There is no collection {self._name!r} in Qdrant at {self._backend.shown}. Nothing was copied."
-            )
+            there = None if isinstance(self._reader, ServerReader) else await self._reader.names()
+            raise absent("collection", self._name, f"Qdrant at {self._backend.shown}", there)
         mark = Mark.read(config.metadata.get(MARK))
         view = await self._reader.is_view(self._name)
         main, vectors = self._vectors(config)

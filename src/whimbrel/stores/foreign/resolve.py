@@ -27,6 +27,8 @@ from whimbrel.stores.foreign.base import Database
 from whimbrel.stores.resolve import parse_uri
 
 ALL = "*"
+NO_STORES = ("parquet", "llamaindex")
+"""Schemes of what holds rows to be read, and no view."""
 EXAMPLES = (
     "`lancedb:PATH/NAME`, `parquet:DIR/NAME`, `chroma:PATH/NAME`, `qdrant:PATH/NAME`, `qdrant+http://HOST/NAME`, "
     "`milvus:PATH.db/NAME`, `milvus+http://HOST/NAME`, `postgresql://HOST/DB/NAME`"
@@ -65,8 +67,7 @@ def parse(uri: str) -> Address:
     """Raises `ConfigError` where the URI names no collection of a known database."""
     whole = canonical_store(uri)
     scheme = whole.partition(":")[0]
-    if scheme not in ("parquet", "llamaindex"):  # no stores of views
-        parse_uri(uri)
+    parse_uri(uri, also=NO_STORES)
     head, mark, query = whole.partition("?")
     where, slash, name = head.rpartition("/")
     if where.endswith("/") and scheme != "postgresql":  # `chroma+http://host`: its slashes are the server's
