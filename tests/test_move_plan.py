@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
@@ -16,7 +19,7 @@ from sqlalchemy import create_engine, select, text
 from tests.memory_store import TABLES, MemoryStore
 
 from commands import Shell
-from running import Toy, count, files, paragraphs
+from running import DEADLINE_S, Toy, count, files, paragraphs, until
 from running import chunks as spans
 from whimbrel.app import Whimbrel
 from whimbrel.catalog import tables as t
@@ -30,8 +33,10 @@ from whimbrel.errors import (
     StoreUnavailable,
 )
 from whimbrel.models.embedders import resolve
+from whimbrel.move.leftovers import Leftovers, noted
 from whimbrel.move.plan import Plan
 from whimbrel.move.trial import folder_of
+from whimbrel.owner import owner
 from whimbrel.stores.base import Records, StoreInfo
 from whimbrel.stores.metrics import Metric
 
@@ -93,6 +98,7 @@ def plan_of(home: Whimbrel, **asked: str) -> Plan:
         assert contents(home) == before
         assert not [name for _, name in TABLES if name.startswith("whimbrel-plan")]
         assert not [path for path in Path(tempfile.gettempdir()).iterdir() if path.name.startswith("whimbrel-plan")]
+        assert not list(home.home.plans.glob("*"))
 
 
 def contents(home: Whimbrel) -> dict[str, list[Any]]:
@@ -354,6 +360,101 @@ def test_the_scratch_table_of_a_postgres(toys: dict[str, Toy], fresh_postgres: s
         tables = connection.execute(text("SELECT tablename FROM pg_tables WHERE tablename LIKE 'whimbrel-plan%'")).all()
     engine.dispose()
     assert tables == []
+
+
+_KILLED = """
+import os, sys
+from whimbrel.app import Whimbrel
+from whimbrel.models.embedders import resolve
+from whimbrel.move import trial
+from running import Toy
+resolve._PROVIDERS["one"] = lambda _model, _threads: Toy(model="one")
+async def killed(*args):
+    os._exit(9)
+trial._write = killed
+with Whimbrel(home=sys.argv[1], embedder="one", **{"stores.others": sys.argv[3]}) as home:
+    home.plan_move("default", to=sys.argv[2])
+"""
+
+
+def killed_plan(home: Path, target: str, others: str) -> None:
+    """A plan that has made its scratch table, and is killed."""
+    variables = {**os.environ, "PYTHONPATH": f"{os.environ.get('PYTHONPATH', '')}{os.pathsep}{Path(__file__).parent}"}
+    command = [sys.executable, "-c", _KILLED, str(home), target, others]
+    done = subprocess.run(command, env=variables, check=False, timeout=DEADLINE_S, capture_output=True)
+    assert done.returncode == 9, done.stderr
+
+
+@pytest.mark.parametrize("by", ["the next plan", "the owner"])
+def test_what_a_killed_plan_leaves_on_a_server_is_dropped(
+    by: str, toys: dict[str, Toy], fresh_postgres: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uri = fresh_postgres.replace("+psycopg", "")
+    options = {"stores.others": uri}
+    engine = create_engine(fresh_postgres)
+
+    def scratch() -> int:
+        with engine.connect() as connection:
+            return len(connection.execute(text("SELECT 1 FROM pg_tables WHERE tablename LIKE 'whimbrel-plan%'")).all())
+
+    with Whimbrel(home=tmp_path / "home", embedder="one", **options) as home:
+        home.ingest(files(tmp_path / "notes", 5))
+    killed_plan(tmp_path / "home", uri, uri)
+    assert scratch() == 1
+    (note,) = home.home.plans.iterdir()
+    with Whimbrel(home=tmp_path / "home", embedder="one", **options) as home:
+        if by == "the owner":
+            monkeypatch.setattr(owner, "WATCH_S", 0.05)
+            assert home.own()
+            until(lambda: not note.exists(), "the owner has dropped it")
+        else:
+            assert home.plan_move("default", to="chroma:there").sampled == 5
+    assert scratch() == 0
+    engine.dispose()
+    assert not list(home.home.plans.iterdir())
+
+
+def test_what_a_killed_plan_leaves_in_a_folder_is_removed(
+    toys: dict[str, Toy], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "tmp").mkdir()
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
+    with Whimbrel(home=tmp_path / "home", embedder="one") as home:
+        home.ingest(files(tmp_path / "notes", 5))
+        killed_plan(tmp_path / "home", "chroma:there", "")
+        (left,) = (tmp_path / "tmp").iterdir()
+        assert left.name.startswith("whimbrel-plan-")
+        assert home.plan_move("default", to="lancedb:there").sampled == 5
+    assert not list((tmp_path / "tmp").iterdir())
+    assert not list(home.home.plans.iterdir())
+
+
+async def test_a_note_that_is_held_or_names_what_is_not_a_plans_is_left_alone(tmp_path: Path) -> None:
+    opened: list[str] = []
+
+    def open_(uri: str, table: str, space: Space) -> MemoryStore:
+        opened.append(table)
+        raise StoreUnavailable("It is out.")
+
+    space = Space("m", "1", 3)
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    plans = tmp_path / "plans"
+    leftovers = Leftovers(plans, open_)
+    with noted(plans, "whimbrel-plan-0", uri="other:x", space=space, folder=None):
+        assert await leftovers.drop() == []
+    assert opened == []
+    assert await leftovers.drop() == []
+    assert await leftovers.drop() == []
+    assert opened == ["whimbrel-plan-0"], "what does not answer is not asked every minute"
+    assert (plans / "whimbrel-plan-0.json").exists()
+    (plans / "whimbrel-plan-1.json").write_text(
+        json.dumps({"table": "customers", "uri": "other:x", "space": {}, "folder": str(theirs)})
+    )
+    (plans / "whimbrel-plan-2.json").write_text("")
+    await Leftovers(plans, open_).drop()
+    assert "customers" not in opened
+    assert theirs.is_dir()
 
 
 def test_beside_an_owner_that_holds_a_store_of_one_process(toys: dict[str, Toy], tmp_path: Path) -> None:

@@ -301,7 +301,7 @@ class Whimbrel(Service):
                 ),
             },
             on_stop=self._close_pool,
-            watch=self.watch.look,
+            watch=self._look_about,
             poll_s=settings.owner.poll_s,
             lease_s=settings.owner.lease_s,
             batch=settings.embed.batch,
@@ -311,6 +311,10 @@ class Whimbrel(Service):
         done = await delete_collection(context)
         await asyncio.to_thread(self.cache.forget_answers, int(context.job.args["collection_id"]))
         return done
+
+    async def _look_about(self, fence: int) -> None:
+        await self.drop_leftovers()
+        await self.watch.look(fence)
 
     def _quality(self) -> Quality:
         search = self.settings.search

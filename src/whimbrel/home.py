@@ -36,6 +36,11 @@ class Home:
         return self.path / "moves"
 
     @property
+    def plans(self) -> Path:
+        """Notes of what plans of moves write beside their targets, so that what a killed one leaves is found."""
+        return self.path / "plans"
+
+    @property
     def copies(self) -> Path:
         """Copies of the catalog that were saved before an upgrade."""
         return self.path / "copies"

@@ -17,11 +17,13 @@ from whimbrel.catalog.engine import Catalog
 from whimbrel.catalog.sizes import Sizes
 from whimbrel.config import mask_url
 from whimbrel.errors import BadInput
+from whimbrel.home import Home
 from whimbrel.models.embedders.base import Embedder
 from whimbrel.move import losses
 from whimbrel.move.estimates import Cut, Embedding, cut_sample, embed_sample
+from whimbrel.move.leftovers import Leftovers, Opener
 from whimbrel.move.losses import Loss
-from whimbrel.move.trial import Opener, Trial, folder_of, tried
+from whimbrel.move.trial import Trial, folder_of, tried
 from whimbrel.move.wish import Wish
 from whimbrel.stores.base import DENSE, Records, Store, StoreInfo
 from whimbrel.stores.envelope import dumps
@@ -139,13 +141,14 @@ class Planner:
     writing; nothing but scratch tables is ever made with it."""
 
     def __init__(
-        self, catalog: Catalog, wish: Wish, opened: Opener, embedder: Callable[[], Embedder], base: Path, tell: Tell
+        self, catalog: Catalog, wish: Wish, opened: Opener, embedder: Callable[[], Embedder], home: Home, tell: Tell
     ) -> None:
         self._catalog = catalog
         self._wish = wish
         self._opened = opened
         self._embedder = embedder
-        self._base = base
+        self._base = home.path
+        self._plans = home.plans
         self._tell = tell
         self._key = (wish.collection.id, wish.store.view.chunking_id)
 
@@ -169,8 +172,10 @@ class Planner:
         count = cut.chunks if cut is not None else found.chunks
         trial = None
         if target is not None and not any(one.stops and one.what == "dimensions" for one in lost):
+            await Leftovers(self._plans, self._opened).drop()
             self._tell("writing and reading a sample")
-            trial = await tried(wish.request.uri, wish.space, self._with_vectors(records), self._opened)
+            rows_ = self._with_vectors(records)
+            trial = await tried(wish.request.uri, wish.space, rows_, self._opened, self._plans)
             lost += self._of_trial(trial, records)
         weight = self._bytes(records, count)
         return Plan(

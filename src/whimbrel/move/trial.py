@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import shutil
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,12 +16,10 @@ import numpy as np
 
 from whimbrel.domain import Space
 from whimbrel.errors import RowRefused
+from whimbrel.move.leftovers import PREFIX, Opener, noted
 from whimbrel.stores.base import DENSE, Records, Store
 from whimbrel.stores.envelope import dumps
 from whimbrel.stores.resolve import parse_uri
-
-Opener = Callable[[str, str, Space], Store]
-"""The store of (URI, table, space), for writing."""
 
 PIECE = 2_000
 """Rows written at once, as a copy writes them."""
@@ -46,13 +45,13 @@ class Trial:
     """Chunk ids of rows that did not come back as they went."""
 
 
-async def tried(uri: str, space: Space, records: Records, opened: Opener) -> Trial:
+async def tried(uri: str, space: Space, records: Records, opened: Opener, plans: Path) -> Trial:
     """Write rows to a scratch table at `uri`, and compare what comes back.
 
-    The table is dropped in every case. One of a folder lies in a temporary folder, so that no process that has the real
-    one open is met. Raises `StoreUnavailable`, `StoreRefused`.
+    The table is dropped in every case; while it is there, a note in the folder `plans` says so. One of a folder lies in
+    a temporary folder, so that no process that has the real one open is met. Raises `StoreUnavailable`, `StoreRefused`.
     """
-    async with _scratch(uri, space, opened) as (store, trial, folder):
+    async with _scratch(uri, space, opened, plans) as (store, trial, folder):
         await store.begin_bulk()
         began = time.perf_counter()
         written = await _write(store, records, trial)
@@ -81,19 +80,27 @@ def _size(folder: Path) -> int:
 
 
 @asynccontextmanager
-async def _scratch(uri: str, space: Space, opened: Opener) -> AsyncIterator[tuple[Store, Trial, Path | None]]:
-    name = f"whimbrel-plan-{secrets.token_hex(4)}"
-    with tempfile.TemporaryDirectory(prefix="whimbrel-plan-") as made:
-        folder = Path(made) if folder_of(uri, Path()) is not None else None
-        store = opened(uri if folder is None else f"{parse_uri(uri)[0]}:{folder}", name, space)
+async def _scratch(
+    uri: str, space: Space, opened: Opener, plans: Path
+) -> AsyncIterator[tuple[Store, Trial, Path | None]]:
+    name = f"{PREFIX}{secrets.token_hex(4)}"
+    folder = Path(tempfile.gettempdir()) / name if folder_of(uri, Path()) is not None else None
+    store = opened(uri if folder is None else f"{parse_uri(uri)[0]}:{folder}", name, space)
+    with noted(plans, name, uri=uri, space=space, folder=folder) as note:
         try:
+            if folder is not None:
+                folder.mkdir(mode=0o700)
             await store.create()
             yield store, Trial(name), folder
         finally:
             try:
                 await store.drop()
+                note.done()
             finally:
                 await store.close()
+                if folder is not None:
+                    shutil.rmtree(folder, ignore_errors=True)
+                    note.done()
 
 
 async def _write(store: Store, records: Records, trial: Trial) -> Records:

@@ -21,6 +21,7 @@ from whimbrel.domain import Job, MoveState, Space, ViewState
 from whimbrel.errors import BadInput, ConfigError, Conflict, SpaceMismatch
 from whimbrel.ingest.chunk import Chunking, check_readable
 from whimbrel.models.embedders.base import Embedder
+from whimbrel.move.leftovers import Leftovers
 from whimbrel.move.plan import Plan, Planner, Tell, cheap
 from whimbrel.move.report import Reporter, rejected_rows, report
 from whimbrel.move.shown import as_dict
@@ -106,9 +107,9 @@ class Moves(Content):
         planner = Planner(
             self.catalog,
             wish,
-            lambda uri, table, space: self._open(uri, table, space, read_only=False),
+            self._open_to_write,
             lambda: self._model(wish),
-            self.home.path,
+            self.home,
             on_progress or (lambda what: None),
         )
         return asyncio.run(planner.plan())
@@ -190,6 +191,17 @@ class Moves(Content):
 
         if not info.single_process:  # which the owner may have open
             asyncio.run(reach())
+
+    async def drop_leftovers(self) -> None:
+        """What plans that were killed have written beside their targets."""
+        await self._leftovers.drop()
+
+    @cached_property
+    def _leftovers(self) -> Leftovers:
+        return Leftovers(self.home.plans, self._open_to_write)
+
+    def _open_to_write(self, uri: str, table: str, space: Space) -> Store:
+        return self._open(uri, table, space, read_only=False)
 
     def _open(self, uri: str, table: str, space: Space, *, read_only: bool) -> Store:
         if uri.startswith(adoptions.SCHEME):
