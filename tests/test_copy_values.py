@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from whimbrel.stores.foreign import pg_types
 from whimbrel.stores.foreign.arrow import Columns, Form, fits, sampled
 from whimbrel.stores.foreign.base import Chosen, IdKind, Mark, Rows, Table
-from whimbrel.stores.foreign.chroma import read_metadata, write_metadata
+from whimbrel.stores.foreign.chroma_rows import read_metadata, write_metadata
 from whimbrel.stores.foreign.values import contents, differences, digests, dumps, loads, same
 
 text = st.text(st.characters(codec="utf-8"), max_size=8)

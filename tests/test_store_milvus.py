@@ -36,6 +36,7 @@ from whimbrel.errors import (
 from whimbrel.filters import parse
 from whimbrel.models.embedders import resolve
 from whimbrel.stores.base import DENSE, Reach, Records
+from whimbrel.stores.foreign import resolve as foreign
 from whimbrel.stores.milvus import MilvusStore
 from whimbrel.stores.milvus.rows import collection_name, from_milvus, pieces, to_milvus
 from whimbrel.stores.milvus.uri import parse_server
@@ -217,9 +218,13 @@ async def test_a_file_that_another_program_has_open(tmp_path: Path) -> None:
     try:
         assert other.stdout
         assert await asyncio.to_thread(other.stdout.readline)
-        with pytest.raises(AlreadyOwned) as refused:
+        with pytest.raises(AlreadyOwned, match=f"is open in process {other.pid}, and only one") as refused:
             await store.count()
         assert refused.value.hint
+        address = foreign.parse(f"milvus:{tmp_path / 'views.db'}/*")
+        database = foreign.open_database(address, base=tmp_path, scratch=tmp_path / "scratch", reach=Reach())
+        with pytest.raises(AlreadyOwned, match=f"is open in process {other.pid}: its files"):
+            await database.collections()
     finally:
         other.kill()
         other.wait()

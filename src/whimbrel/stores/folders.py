@@ -121,16 +121,19 @@ def is_full(error: OSError) -> bool:
 
 
 def user_of(path: Path) -> str:
-    """The id of a process that has the file, or a file of the folder, open; empty where none is seen. There must be a
-    `/proc`, and the process must be this user's."""
+    """The id of a process that has the file, or a file of the folder, open: of another one, if there is; empty where
+    none is seen. There must be a `/proc`, and the process must be this user's."""
     whole = str(path.resolve())
     inside = f"{whole}{os.sep}"
+    here = ""
     for process in _PROCESSES.glob("[0-9]*"):
         with suppress(OSError):
             names = map(_link, (process / "fd").iterdir())
             if any(name == whole or name.startswith(inside) for name in names):
-                return process.name
-    return ""
+                if process.name != str(os.getpid()):
+                    return process.name
+                here = process.name
+    return here
 
 
 def _link(handle: Path) -> str:

@@ -17,10 +17,12 @@ from typing import Any
 
 from whimbrel.errors import StoreRefused, StoreUnavailable, ViewDamaged, ViewError, WhimbrelError
 from whimbrel.stores.base import REBUILD
-from whimbrel.stores.folders import BESIDE, Kind, OpenFolder, gone, is_full
+from whimbrel.stores.folders import BESIDE, Kind, OpenFolder, gone, is_full, user_of
 from whimbrel.stores.milvus.backend import NAMES
 
 PID = "whimbrel.pid"
+LOCK = "LOCK"
+"""Milvus Lite's own."""
 _KIND = Kind("Milvus Lite database", "Milvus Lite", "milvus", other="file")
 
 
@@ -119,11 +121,7 @@ def lite_errors(path: Path) -> Iterator[None]:
 
 def _translated(path: Path, kind: str, said: str) -> WhimbrelError:
     if kind == "DataDirLockedError":
-        try:
-            who = (path / PID).read_text()
-        except OSError:
-            who = ""
-        return _KIND.held(path, who, f"{BESIDE}, or stop it.")
+        return _KIND.held(path, _user(path), f"{BESIDE}, or stop it.")
     if kind == "CollectionNotFoundError":
         return gone(path)
     if kind == "ValueError" and "name" in said.lower():
@@ -133,3 +131,13 @@ def _translated(path: Path, kind: str, said: str) -> WhimbrelError:
     if kind == "RuntimeError" and "closed" in said:
         return StoreUnavailable(f"The Milvus Lite database {path} was closed.", "Try again.")
     return ViewError(f"Milvus Lite refused a request ({kind}).", "This is a fault in Whimbrel; please report it.")
+
+
+def _user(path: Path) -> str:
+    """Milvus Lite's lock names nobody. What we have noted may be older than another program's opening it."""
+    if found := user_of(path / LOCK):
+        return found
+    try:
+        return (path / PID).read_text()
+    except OSError:
+        return ""
