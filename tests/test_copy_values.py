@@ -15,7 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from whimbrel.stores.foreign import pg_types
-from whimbrel.stores.foreign.arrow import Columns, Form, fits, sampled
+from whimbrel.stores.foreign.arrow import Columns, Form
+from whimbrel.stores.foreign.arrow_types import fits, sampled
 from whimbrel.stores.foreign.base import Chosen, IdKind, Mark, Rows, Table
 from whimbrel.stores.foreign.chroma_rows import read_metadata, write_metadata
 from whimbrel.stores.foreign.values import contents, differences, digests, dumps, loads, same

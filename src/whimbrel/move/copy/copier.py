@@ -229,7 +229,7 @@ class Copier:
 
 def with_sample(table: Table, rows: Rows) -> Table:
     """The table with columns for what a sample of its rows has, where the source declares none."""
-    from whimbrel.stores.foreign.arrow import sampled
+    from whimbrel.stores.foreign.arrow_types import sampled
 
     return replace(table, fields=sampled(rows.metadata))
 
