@@ -139,6 +139,20 @@ def test_a_space_that_is_known_here_is_served_as_before(
     assert second.compatible("birds") is None
 
 
+def test_what_is_declared_elsewhere_serves_what_came_without_a_model_before(
+    first: Whimbrel, second: Whimbrel, toy: Toy, tmp_path: Path
+) -> None:
+    first.adopt(fill_lance(tmp_path / "theirs", sightings()), "birds", embedder="none")
+    first.export("birds", tmp_path / "before")
+    first.declare_compatible("birds", "toy")
+    first.export("birds", tmp_path / "after")
+    assert second.import_(tmp_path / "before", "before")["embedder"] == "none"
+    assert second.import_(tmp_path / "after", "after")["embedder"] == "toy"
+    for name in ("before", "after"):
+        second.wait_for_head(name, timeout_s=DEADLINE_S)
+        assert second.search(text_of(21), name, mode="dense").hits[0].text == text_of(21)
+
+
 def _serves_other_dimensions(declared: dict[str, object]) -> None:
     definition = declared["definition"]
     assert isinstance(definition, dict)

@@ -69,6 +69,14 @@ def missing(connection: Connection, space: int, chunk_keys: Sequence[int]) -> Mi
     return Missing([row.text_id for row in first], texts)
 
 
+def are_missing(connection: Connection, space: int, collection_id: int, chunking_id: int) -> bool:
+    """Whether a chunk of a collection has neither a vector of record nor a refusal."""
+    chunks, vectors = t.chunks.c, t.vectors.c
+    query = select(chunks.id).where(chunks.collection_id == collection_id, chunks.chunking_id == chunking_id)
+    without = query.where(~exists().where(vectors.text_id == chunks.text_id, vectors.space_id == space))
+    return connection.execute(without.limit(1)).first() is not None
+
+
 def put(
     connection: Connection,
     space: int,

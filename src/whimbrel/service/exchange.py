@@ -19,6 +19,7 @@ from whimbrel.errors import BackupError, BadInput, ConfigError, Conflict
 from whimbrel.home import host_name
 from whimbrel.ingest.chunk import Chunking
 from whimbrel.lexicon.language import checked
+from whimbrel.models.embedders.unknown import UNKNOWN
 from whimbrel.service.adopting import Adopting
 from whimbrel.service.jobs import OnLag
 from whimbrel.service.jobs import Progress as OnProgress
@@ -83,6 +84,8 @@ class Exchange(Adopting):
             job = self._begun(connection, name, found.digest)
             if job is None or job.state not in jobs.ACTIVE:
                 job = self._begin(connection, name, found, job)
+        for space in job.args["spaces"].values():
+            self._decided(space)  # what serves it may have come along
         self._wake()
         return job
 
@@ -141,12 +144,13 @@ class Exchange(Adopting):
 
 
 def _space(connection: Connection, said: SpaceEntry, collection: str) -> int:
-    """The catalog's key. What was declared to serve a space holds here too, where the space is new to this home: of one
-    that is known here, all its collections would follow."""
+    """The catalog's key. What was declared to serve a space holds here too, unless a model of this home serves it: all
+    collections of the space would follow."""
     known = connection.execute(select(t.spaces.c.id).where(t.spaces.c.key == said.key)).scalar()
     key = vectors.space_id(connection, said.space, said.embedder)
     declared = said.declared
-    if known is None and declared is not None:
+    unserved = known is None or vectors.read_space(connection, key)[1] == UNKNOWN
+    if declared is not None and unserved and compatible.latest(connection, key) is None:
         made = compatible.declare(connection, key, collection, declared.embedder, declared.space, declared.checks)
         if declared.state == "finalised":
             compatible.change(connection, made, CompatibleState.FINALISED)

@@ -202,14 +202,17 @@ def _waits_for_model(connection: Connection, views: Sequence[ViewRow]) -> bool:
     """Whether the store views stand still because the model that made their vectors is not here: no mishap, and nothing
     to wait for. They go on when another is declared to serve them."""
     stores = [row for row in views if row.view.kind is ViewKind.STORE]
-    spaces = {row.view.space_id for row in stores if row.view.error and row.view.space_id is not None}
+    return bool(stores) and all(_lacks_model(connection, row) for row in stores)
+
+
+def _lacks_model(connection: Connection, row: ViewRow) -> bool:
+    space = row.view.space_id
     return (
-        len(stores) > 0
-        and all(row.view.error for row in stores)
-        and all(
-            vectors.read_space(connection, key)[1] == UNKNOWN and compatible.serving(connection, key) is None
-            for key in spaces
-        )
+        bool(row.view.error)
+        and space is not None
+        and vectors.read_space(connection, space)[1] == UNKNOWN
+        and compatible.serving(connection, space) is None
+        and vectors.are_missing(connection, space, row.view.collection_id, row.view.chunking_id)
     )
 
 
