@@ -511,14 +511,11 @@ def test_adopting_again_says_what_serves_it_and_changes_no_model(home: Whimbrel,
 
 
 class _Short(Toy):
-    """Reads ten words, and refuses longer texts, as a model in this process does."""
+    """Reads eight words, and refuses longer texts, as a model in this process does."""
 
     @property
     def space(self) -> Space:
-        return replace(super().space, max_tokens=200)
-
-    def count_tokens(self, text: str) -> int:
-        return 20 * len(text.split())
+        return replace(super().space, max_tokens=10)
 
     async def embed(self, texts: Sequence[str], kind: EmbedKind) -> npt.NDArray[np.float32]:
         longer = [index for index, text in enumerate(texts) if self.count_tokens(text) > self.space.max_tokens]
