@@ -17,7 +17,7 @@ from whimbrel.app import Whimbrel
 from whimbrel.catalog.compatible import CompatibleState
 from whimbrel.catalog.exported import MANIFEST
 from whimbrel.domain import MoveState
-from whimbrel.errors import BackupError
+from whimbrel.errors import BackupError, ViewError
 from whimbrel.models.embedders import resolve
 from whimbrel.service import jobs
 
@@ -151,6 +151,24 @@ def test_what_is_declared_elsewhere_serves_what_came_without_a_model_before(
     for name in ("before", "after"):
         second.wait_for_head(name, timeout_s=DEADLINE_S)
         assert second.search(text_of(21), name, mode="dense").hits[0].text == text_of(21)
+
+
+def test_where_nothing_is_declared_the_way_on_is_named(
+    first: Whimbrel, second: Whimbrel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first.adopt(near(tmp_path / "theirs"), "birds")
+    first.export("birds", tmp_path / "out")
+    said = json.loads((tmp_path / "out" / MANIFEST).read_text())
+    said["spaces"][0]["declared"] = None
+    (tmp_path / "out" / MANIFEST).write_text(json.dumps(said))
+    with monkeypatch.context() as patch:
+        patch.setattr(jobs, "STALLED_S", 0.5)
+        with pytest.raises(ViewError, match="whimbrel move start --embedder MODEL --compatible"):
+            second.import_(tmp_path / "out")
+    assert second.search(text_of(21), "birds", mode="lexical").hits[0].text == text_of(21)
+    second.declare_compatible("birds", "toy")
+    second.wait_for_head("birds", timeout_s=DEADLINE_S)
+    assert second.search(text_of(21), "birds", mode="dense").hits[0].text == text_of(21)
 
 
 def _serves_other_dimensions(declared: dict[str, object]) -> None:

@@ -174,8 +174,8 @@ class Planner:
         if target is not None and not any(one.stops and one.what == "dimensions" for one in lost):
             await Leftovers(self._plans, self._opened).drop()
             self._tell("writing and reading a sample")
-            rows_ = self._with_vectors(records)
-            trial = await tried(wish.request.uri, wish.space, rows_, self._opened, self._plans)
+            given = self._with_vectors(records)
+            trial = await tried(wish.request.uri, wish.space, given, self._opened, self._plans)
             lost += self._of_trial(trial, records)
         weight = self._bytes(records, count)
         return Plan(

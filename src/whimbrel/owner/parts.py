@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from whimbrel.catalog.collections import Collection, ViewRow
 from whimbrel.catalog.engine import Catalog
 from whimbrel.domain import ViewKind
-from whimbrel.errors import WhimbrelError, place, spot
+from whimbrel.errors import SpaceMismatch, WhimbrelError, place, spot
 from whimbrel.models.embedders.base import Embedder
 from whimbrel.owner.targets import Target
 
@@ -45,6 +45,8 @@ class Parts:
 
 def said(error: Exception) -> str:
     """For people. The message of an error that is not ours may quote a document."""
+    if isinstance(error, SpaceMismatch):  # a view that waits for its model is told the way on
+        return f"{error.message} {error.hint}".strip()
     if isinstance(error, WhimbrelError):
         return error.message
     return f"{type(error).__name__}: {error.strerror}" if isinstance(error, OSError) else spot(error)
