@@ -98,7 +98,7 @@ def plan_of(home: Whimbrel, **asked: str) -> Plan:
         assert contents(home) == before
         assert not [name for _, name in TABLES if name.startswith("whimbrel-plan")]
         assert not [path for path in Path(tempfile.gettempdir()).iterdir() if path.name.startswith("whimbrel-plan")]
-        assert not list(home.home.plans.glob("*"))
+        assert not [note for note in home.home.plans.glob("*") if SERVER in note.read_text()]
 
 
 def contents(home: Whimbrel) -> dict[str, list[Any]]:
@@ -409,6 +409,8 @@ def test_what_a_killed_plan_leaves_on_a_server_is_dropped(
             until(lambda: not note.exists(), "the owner has dropped it")
         else:
             assert home.plan_move("default", to="chroma:there").sampled == 5
+            assert note.exists(), "nobody waits for another server"
+            assert home.plan_move("default", to=uri).sampled == 5
     assert scratch() == 0
     engine.dispose()
     assert not list(home.home.plans.iterdir())

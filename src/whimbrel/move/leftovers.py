@@ -24,6 +24,7 @@ from whimbrel.config.values import without_credentials
 from whimbrel.domain import Space
 from whimbrel.errors import DiskFull, HomeError, WhimbrelError
 from whimbrel.stores.base import Store
+from whimbrel.stores.resolve import same_place
 
 logger = logging.getLogger("whimbrel.move")
 
@@ -64,13 +65,15 @@ class Leftovers:
         self._left: set[str] = set()
         """What could not be dropped, by the note's name: whoever looks next tries again."""
 
-    async def drop(self) -> list[str]:
-        """The names of the tables and folders that were dropped. What a database does not answer about stays."""
+    async def drop(self, at: str = "") -> list[str]:
+        """The names of the tables and folders that were dropped. What a database does not answer about stays. `at`:
+        only from the store of this URI, so that nobody waits for another one that is out; and folders."""
         dropped = []
         for path in sorted(self._plans.glob(f"{PREFIX}*.json")):
             if path.name in self._left:
                 continue
-            if (said := _unheld(path)) is not None:
+            said = _unheld(path)
+            if said is not None and (not at or said["folder"] or same_place(said["uri"], at)):
                 dropped += await self._try_to_drop(path, said)
         return dropped
 

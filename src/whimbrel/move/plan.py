@@ -172,7 +172,7 @@ class Planner:
         count = cut.chunks if cut is not None else found.chunks
         trial = None
         if target is not None and not any(one.stops and one.what == "dimensions" for one in lost):
-            await Leftovers(self._plans, self._opened).drop()
+            await Leftovers(self._plans, self._opened).drop(wish.request.uri)
             self._tell("writing and reading a sample")
             given = self._with_vectors(records)
             trial = await tried(wish.request.uri, wish.space, given, self._opened, self._plans)
