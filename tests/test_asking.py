@@ -88,7 +88,7 @@ class led_to:
 def _fresh_clients(home: Whimbrel) -> Iterator[None]:
     """Each test has other variables: what was opened with the last ones is let go."""
     yield
-    home.asking._generators.clear()
+    home.models.generators.forget()
 
 
 def events(home: Whimbrel, question: str = QUESTION, **options: Any) -> list[AnswerEvent]:
@@ -135,7 +135,7 @@ async def test_the_same_on_the_callers_event_loop(home: Whimbrel, model: ModelSe
         kinds = [type(event) async for event in stream]
     assert (kinds[0], set(kinds[1:-1]), kinds[-1]) == (Passages, {TextDelta}, Answer)
     assert (await home.aask(QUESTION, model=model.spec)).model == model.spec
-    await home.asking.close()
+    await home.models.generators.close()
 
 
 def test_passages_come_before_the_model_has_begun(home: Whimbrel, model: ModelServer) -> None:

@@ -136,7 +136,7 @@ def test_a_collection_goes_on_when_its_model_is_served_elsewhere_and_back(tmp_pa
             assert after.hits == before.hits
             assert not after.degraded
             assert isinstance(whimbrel.embedder().inner, RemoteEmbedder)
-            assert list(whimbrel._embedders) == [server.spec], "the model in this process was not loaded"
+            assert whimbrel.models.embedders.opened == [server.spec], "the model in this process was not loaded"
             assert len(_spaces(whimbrel)) == 1
             assert _spaces(whimbrel)[0][1] == server.spec
             files(notes, 9 + round_)
@@ -157,8 +157,8 @@ def test_while_the_server_is_out_a_collection_that_it_serves_says_so(tmp_path: P
         found = whimbrel.search("birds")
         assert found.hits, "by words"
         assert any(server.url in said for said in found.degraded), found.degraded
-        assert server.spec in whimbrel._embedders
-        assert "minilm" not in whimbrel._embedders
+        assert server.spec in whimbrel.models.embedders.opened
+        assert "minilm" not in whimbrel.models.embedders.opened
 
 
 def test_a_server_that_cannot_say_what_it_serves_takes_no_collection_away(tmp_path: Path) -> None:

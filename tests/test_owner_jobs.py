@@ -245,7 +245,7 @@ def test_a_first_view_in_a_store_that_is_none_is_made_anew_and_blocks_no_purge(
     with opened(tmp_path / "home") as home:
         made = home.create_collection("default")
         with home.catalog.write() as connection:
-            chunking = collections.chunking_id(connection, home._chunking().spec)
+            chunking = collections.chunking_id(connection, home.cuttings.configured.spec)
             space = vectors.space_id(connection, toy.space, "toy")
             wrong = collections.add_view(
                 connection, made, ViewKind.STORE, uri="foo:", space_id=space, chunking_id=chunking

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import threading
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Any
@@ -21,15 +19,10 @@ from whimbrel.catalog.collections import Collection
 from whimbrel.catalog.conversations import Turn
 from whimbrel.catalog.engine import Catalog
 from whimbrel.config import Settings
-from whimbrel.config.values import listed
 from whimbrel.domain import Answer, AnswerEvent, EmbedKind, Passages
 from whimbrel.errors import BadQuery, Conflict, ConversationNotFound, MissingExtra, ModelUnusable
-from whimbrel.guards.chain import ChainGenerator
-from whimbrel.guards.guard import Guards
 from whimbrel.lexicon.language import language_of
 from whimbrel.models.generators.base import Generator
-from whimbrel.models.generators.providers import Timeouts
-from whimbrel.models.generators.resolve import chosen, resolve_generator
 from whimbrel.search.engine import SearchEngine, SearchRequest
 
 NEW = "new"
@@ -64,40 +57,27 @@ class _Place:
 
 
 class Asking:
-    """Thread-safe. Its generators' connections belong to the event loop that they were opened on."""
+    """Thread-safe."""
 
     def __init__(
-        self, catalog: Catalog, engine: SearchEngine, settings: Settings, cache: Cache, guards: Guards
+        self,
+        catalog: Catalog,
+        engine: SearchEngine,
+        settings: Settings,
+        cache: Cache,
+        generator: Callable[[str | None], Generator | None],
     ) -> None:
-        self._guards = guards
+        """`generator`: what writes answers, by its `provider:model`, or as configured; None for quotes only. Raises
+        `ConfigError`."""
         self._catalog = catalog
         self._engine = engine
         self._settings = settings
         self._answers = Answers(cache, settings)
-        self._generators: dict[str, Generator | None] = {}
-        self._lock = threading.Lock()
-
-    def generator(self, model: str | None = None) -> Generator | None:
-        """What writes answers: `model`, else the configured one, else that whose key is set; None: quotes only. Of
-        several, joined by commas, each stands in for those before; all of them behind their guards.
-
-        Nothing is connected to. Raises `ConfigError` for a provider that there is not.
-        """
-        spec = model if model is not None else chosen(self._settings.model, os.environ)
-        with self._lock:
-            if spec not in self._generators:
-                limits = self._settings.models
-                timeouts = Timeouts(limits.connect_timeout_s, limits.first_token_timeout_s, limits.token_timeout_s)
-                found = [resolve_generator(one, timeouts) for one in listed(spec) or [spec]]
-                links = [self._guards.generator(one) for one in found if one is not None]
-                if found[0] is None or None in found[:-1]:  # quotes, which never fail, come last
-                    links = links[: found.index(None)]
-                self._generators[spec] = ChainGenerator(links) if len(links) > 1 else links[0] if links else None
-            return self._generators[spec]
+        self._generator = generator
 
     async def events(self, asked: Asked) -> AsyncGenerator[AnswerEvent]:
         """`Passages`, any number of `TextDelta`s, then the checked `Answer`, stored if in a conversation."""
-        generator = self.generator(asked.model)
+        generator = self._generator(asked.model)
         if generator is not None and asked.model is not None:
             await generator.prepare()  # a model that was named and cannot be asked is an error, needed or not
         place = await asyncio.to_thread(self._place, asked)
@@ -136,12 +116,6 @@ class Asking:
         if asked.model is not None and isinstance(alone.error, ModelUnusable | MissingExtra):
             raise alone.error
         return alone if len(alone.question) <= most else replace(alone, question=query)
-
-    async def close(self) -> None:
-        """Close the connections that were opened on the running event loop."""
-        for generator in self._generators.values():
-            if generator is not None:
-                await generator.close()
 
     def _means(self, asked: Asked, place: _Place, generator: Generator | None) -> Means:
         async def embed(texts: Sequence[str]) -> Any:

@@ -23,7 +23,7 @@ class Provider:
         self._state: State = "unknown"
         self._reason = ""
         try:
-            generator = whimbrel.asking.generator()
+            generator = whimbrel.models.generator()
         except WhimbrelError as error:  # a provider that there is not: the rest is served
             self._model = whimbrel.settings.model or ""
             self._state, self._reason = "unhealthy", error.message

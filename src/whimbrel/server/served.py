@@ -177,7 +177,7 @@ class Served:
 
     async def close(self) -> None:
         """Close what was opened on this loop."""
-        await self.whimbrel.asking.close()
+        await self.whimbrel.models.generators.close()
         await self._figures.close()
         await self.health.close()
         if self._warming is not None:

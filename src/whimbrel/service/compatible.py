@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from abc import abstractmethod
 
 from sqlalchemy import Connection
 
@@ -19,6 +20,10 @@ from whimbrel.service.moves import Moves
 
 class CompatibleSpaces(Moves):
     """What changes the model of a collection without embedding it anew."""
+
+    @abstractmethod
+    def _look_again(self, space_id: int) -> None:
+        """What serves a space was decided anew: the next call follows it."""
 
     def declare_compatible(self, collection: str, embedder: str) -> Compatible:
         """Let `embedder`, a `provider:model`, serve the space of a collection from now on, in every process and for
@@ -120,10 +125,7 @@ class CompatibleSpaces(Moves):
         return found if found.space.key == space.key else None
 
     def _decided(self, space_id: int) -> None:
-        with self._spaces_lock:
-            known = self._spaces.get(space_id)
-        if known is not None:
-            known.look_again()
+        self._look_again(space_id)
         self._wake()
 
 

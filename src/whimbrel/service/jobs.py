@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -17,7 +16,6 @@ from whimbrel.config import Settings
 from whimbrel.domain import Job, JobState, ViewKind, ViewState
 from whimbrel.errors import Conflict, ViewError, WaitTimeout, WhimbrelError
 from whimbrel.home import Home
-from whimbrel.models.embedders.serving import ServingEmbedder
 from whimbrel.models.embedders.unknown import UNKNOWN
 
 if TYPE_CHECKING:
@@ -42,8 +40,6 @@ class Jobs(ABC):
         self.settings = settings
         self.home = home
         self.owner: Owner | None = None
-        self._spaces: dict[int, ServingEmbedder] = {}
-        self._spaces_lock = threading.Lock()
         self._secrets: dict[str, Sequence[str]] = {}
 
     @abstractmethod
