@@ -24,9 +24,11 @@ def vector(text: str, dimensions: int = DIMENSIONS) -> list[float]:
 
 
 class EmbeddingServer:
-    """`behaviour`: `answer`; `busy` (429 with Retry-After); `loading` (503); `broken` (500); `spent` (402); `never`;
-    `half` (closes in the middle of its answer); `malformed` (no JSON); `odd` (JSON of another shape); `fewer` (a vector
-    too few); `numberless` (NaN); `zeros`. A wrong key is refused, and a text that holds `too long` too."""
+    """`behaviour`: `answer`; `busy` (429 with Retry-After); `overloaded` (503 with it); `loading` (503); `broken`
+    (500); `spent` (402); `refusing` (400); `moved` (a redirect to `elsewhere`); `never`; `half` (closes in the middle
+    of its answer); `malformed` (no JSON); `odd` (JSON of another shape); `fewer` (a vector too few); `shuffled`
+    (OpenAI: the last vector first, each with its index); `twice` (OpenAI: one index for all); `numberless` (NaN);
+    `zeros`. A wrong key is refused, and a text that holds `too long` too."""
 
     def __init__(self, protocol: str) -> None:
         self.protocol = protocol
@@ -35,6 +37,10 @@ class EmbeddingServer:
         """What it does at the next requests for vectors, before `behaviour` counts again."""
         self.retry_after = "7"
         self.now = "answer"
+        self.elsewhere = ""
+        self.info: dict[str, Any] = {}
+        """Beside what `/info` says."""
+        self.looks = 0
         self.dimensions = DIMENSIONS
         self.sha = "abc"
         self.delay_s = 0.0
@@ -81,7 +87,7 @@ def embedding_server(protocol: str) -> Iterator[EmbeddingServer]:
         server.close()
 
 
-STATUSES = {"busy": 429, "loading": 503, "broken": 500, "spent": 402}
+STATUSES = {"busy": 429, "overloaded": 503, "loading": 503, "broken": 500, "spent": 402, "moved": 307, "refusing": 400}
 
 
 def _handler(server: EmbeddingServer) -> type[BaseHTTPRequestHandler]:
@@ -90,6 +96,7 @@ def _handler(server: EmbeddingServer) -> type[BaseHTTPRequestHandler]:
 
         def do_GET(self) -> None:
             server.now = server.behaviour
+            server.looks += 1
             if self.path != "/info":
                 return self._said(404, {"error": "no such path"})
             about = {
@@ -97,7 +104,7 @@ def _handler(server: EmbeddingServer) -> type[BaseHTTPRequestHandler]:
                 "model_type": {"embedding": {"pooling": "mean"}}, "max_concurrent_requests": 512,
                 "max_input_length": 512, "max_batch_tokens": 16384, "max_client_batch_size": 4, "version": "1.8.0",
             }  # fmt: skip
-            return self._said(200, about)
+            return self._said(200, about | server.info)
 
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -134,6 +141,10 @@ def _handler(server: EmbeddingServer) -> type[BaseHTTPRequestHandler]:
                 if "dimensions" in body:
                     vectors = [one[: body["dimensions"]] for one in vectors]
                 data = [{"object": "embedding", "index": n, "embedding": one} for n, one in enumerate(vectors)]
+                if server.now == "shuffled":
+                    data.reverse()
+                if server.now == "twice":
+                    data = [{**one, "index": 0} for one in data]
                 usage = {"prompt_tokens": 5, "total_tokens": 5}
                 return self._said(200, {"object": "list", "model": body["model"], "data": data, "usage": usage})
             return self._said(200, vectors)
@@ -141,7 +152,9 @@ def _handler(server: EmbeddingServer) -> type[BaseHTTPRequestHandler]:
         def _said(self, status: int, what: object) -> None:
             said = b"{not json" if server.now == "malformed" else json.dumps(what).encode()
             self.send_response(status)
-            if server.now == "busy":
+            if server.now == "moved":
+                self.send_header("Location", f"{server.elsewhere}{self.path}")
+            if server.now in ("busy", "overloaded"):
                 self.send_header("Retry-After", server.retry_after)
             self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(said)))

@@ -20,7 +20,8 @@ Reply = Callable[[str, str], str]
 class ModelServer:
     """One provider. What it does is set by `behaviour`:
 
-    `answer`; `busy` (429 with Retry-After); `overloaded` (503); `quota`; `long` (400: the prompt is too long); `slow`
+    `answer`; `busy` (429 with Retry-After); `overloaded` (503); `overloaded for 17 s` (with it); `moved` (a redirect to
+    `elsewhere`); `quota`; `long` (400: the prompt is too long); `slow`
     (never begins); `silent` (stops after the first words); `cut` (closes the connection after them); `unfinished` (ends
     after them as if all were well); `error` (an error inside the stream); `malformed` (no JSON); `odd` (JSON of
     another shape); `page` (an HTML page); `empty`; `length` (reaches its limit); `filtered`; `hangup` (closes without
@@ -34,6 +35,7 @@ class ModelServer:
         self.next: list[str] = []
         """What it does at the next requests, before `behaviour` counts again."""
         self.retry_after = "17"
+        self.elsewhere = ""
         self.asked: list[tuple[str, str]] = []
         """Instructions and input of each request."""
         self.bodies: list[dict[str, Any]] = []
@@ -135,12 +137,15 @@ class _Speaker:
         refusals: dict[str, tuple[int, str, str]] = {
             "busy": (429, "rate_limit_error", "rate_limit_exceeded"),
             "overloaded": (503, "overloaded_error", "overloaded"),
+            "overloaded for 17 s": (503, "overloaded_error", "overloaded"),
             "quota": (402, "billing_error", "insufficient_quota"),
             "long": (400, "invalid_request_error", "context_length_exceeded"),
         }
         if behaviour in refusals:
             status, kind, code = refusals[behaviour]
             return self.refuse(status, kind, "prompt is too long: SECRET DOCUMENT", code=code)
+        if behaviour == "moved":
+            return self.send(307, "text/plain", b"", {"Location": f"{self.server.elsewhere}{self.path}"})
         if behaviour == "hangup":
             self.http.close_connection = True
             return None
@@ -199,7 +204,8 @@ class _Speaker:
 
     def refuse(self, status: int, kind: str, message: str, code: str = "") -> None:
         error = {"type": kind, "message": message, "code": code}
-        headers = {"Retry-After": self.server.retry_after} if status == 429 else {}
+        says = status == 429 or "for" in self.server.behaviour
+        headers = {"Retry-After": self.server.retry_after} if says else {}
         self.send(status, "application/json", json.dumps({"type": "error", "error": error}).encode(), headers)
 
     def send(self, status: int, kind: str, data: bytes, headers: Mapping[str, str] | None = None) -> None:

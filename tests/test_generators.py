@@ -10,7 +10,7 @@ from contextlib import aclosing
 
 import pytest
 
-from providers import KEY, MODEL, PROTOCOLS, VARIABLES, ModelServer
+from providers import KEY, MODEL, PROTOCOLS, VARIABLES, ModelServer, served
 from whimbrel.errors import (
     ConfigError,
     MissingExtra,
@@ -190,6 +190,21 @@ async def test_a_rate_limit_says_how_long_to_wait(server: ModelServer) -> None:
     assert isinstance(error, ModelBusy)
     assert error.retry_after_s == 17
     assert "17 s" in error.hint
+    server.behaviour = "overloaded for 17 s"
+    error = await failed(server.spec, ModelDown)
+    assert isinstance(error, ModelDown)
+    assert error.retry_after_s == 17
+
+
+async def test_nobody_is_sent_elsewhere(server: ModelServer) -> None:
+    """What answers with a redirect could lead documents' text to any address that is reached from here."""
+    if server.protocol == "huggingface":
+        pytest.skip("Hugging Face's own client follows redirects, and has no setting for it but a global one")
+    with served(server.protocol) as other:
+        server.behaviour, server.elsewhere = "moved", other.url
+        error = await failed(server.spec, ModelMalformed)
+        assert "a redirect (307)" in error.message
+        assert other.bodies == []
 
 
 async def test_nobody_tries_again_unseen(server: ModelServer) -> None:

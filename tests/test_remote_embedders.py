@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from embedding_servers import DIMENSIONS, EmbeddingServer, embedding_server, vector
 from whimbrel import Whimbrel
@@ -20,12 +24,13 @@ from whimbrel.errors import (
     ModelKeyMissing,
     ModelKeyRefused,
     ModelMalformed,
+    ModelRefused,
     ModelSlow,
     SpaceMismatch,
     TextRefused,
 )
-from whimbrel.models.embedders import wires
-from whimbrel.models.embedders.remote import RemoteEmbedder
+from whimbrel.models.embedders import remote, wires
+from whimbrel.models.embedders.remote import PROBE, RemoteEmbedder
 from whimbrel.models.embedders.resolve import resolve_embedder
 
 PROTOCOLS = ("tei", "openai", "ollama", "huggingface")
@@ -117,6 +122,126 @@ async def test_a_wrong_key_names_its_variable(server: EmbeddingServer, monkeypat
     assert key in raised.value.hint
     assert "hf_wrong" not in f"{raised.value} {raised.value.hint}"
     await embedder.close()
+
+
+@pytest.mark.parametrize("behaviour", ["busy", "overloaded"])
+async def test_when_to_come_back_may_be_a_date(server: EmbeddingServer, behaviour: str) -> None:
+    embedder = resolve_embedder(server.spec)
+    await embedder.embed(["a bird"], EmbedKind.QUERY)
+    server.behaviour = behaviour
+    for said, least, most in (
+        (format_datetime(datetime.now(UTC) + timedelta(seconds=60), usegmt=True), 30, 61),
+        (format_datetime(datetime.now(UTC) - timedelta(days=2), usegmt=True), 0, 0),
+        ("12.5", 12.5, 12.5),
+    ):
+        server.retry_after = said
+        with pytest.raises((ModelBusy, ModelDown)) as raised:
+            await embedder.embed(["a bird"], EmbedKind.QUERY)
+        assert isinstance(raised.value, ModelBusy | ModelDown)
+        assert raised.value.retry_after_s is not None
+        assert least <= raised.value.retry_after_s <= most
+    await embedder.close()
+
+
+@given(said=st.text(max_size=40) | st.from_regex(r"[A-Z][a-z]{2}, \d{1,3} [A-Z][a-z]{2} \d{1,5} \d{2}:\d{2}:\d{2} \w+"))
+def test_whatever_stands_in_retry_after(said: str) -> None:
+    found = wires.seconds_to_wait(said)
+    assert found is None or 0 <= found < float("inf")
+
+
+@pytest.mark.parametrize("protocol", ["openai", "ollama"])
+async def test_vectors_are_told_apart_by_their_index(protocol: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with embedding_server(protocol) as server:
+        for name, value in server.environment.items():
+            monkeypatch.setenv(name, value)
+        embedder = resolve_embedder(server.spec)
+        server.behaviour = "shuffled"
+        texts = ["a bird", "the marsh", "a nest by the sea"]
+        assert np.allclose(await embedder.embed(texts, EmbedKind.DOCUMENT), [unit(text) for text in texts], atol=1e-6)
+        server.behaviour = "twice"
+        with pytest.raises(ModelMalformed):
+            await embedder.embed(texts, EmbedKind.DOCUMENT)
+        await embedder.close()
+
+
+async def test_nobody_is_sent_elsewhere(server: EmbeddingServer) -> None:
+    """What answers with a redirect could lead texts to any address that is reached from here."""
+    if server.protocol == "huggingface":
+        pytest.skip("Hugging Face's own client follows redirects, and has no setting for it but a global one")
+    with embedding_server(server.protocol) as other:
+        server.behaviour, server.elsewhere = "moved", other.url
+        embedder = resolve_embedder(server.spec)
+        with pytest.raises(ModelMalformed, match=r"a redirect \(307\)"):
+            await embedder.embed(["the secret text"], EmbedKind.DOCUMENT)
+        assert other.batches == []
+        await embedder.close()
+
+
+async def test_a_server_that_refuses_every_text_sets_none_aside(server: EmbeddingServer) -> None:
+    embedder = resolve_embedder(server.spec)
+    await embedder.embed(["a bird"], EmbedKind.DOCUMENT)
+    server.behaviour = "refusing"
+    with pytest.raises(ModelRefused, match="refuses every text"):
+        await embedder.embed(["a bird", "a nest", "a marsh"], EmbedKind.DOCUMENT)
+    server.behaviour = "answer"
+    with pytest.raises(TextRefused):
+        await embedder.embed(["a text too long"], EmbedKind.DOCUMENT)
+    await embedder.close()
+
+
+async def test_calls_that_begin_together_look_once(server: EmbeddingServer) -> None:
+    embedder = resolve_embedder(server.spec)
+    texts = [f"bird {number}" for number in range(6)]
+    await asyncio.gather(*(embedder.embed([text], EmbedKind.QUERY) for text in texts))
+    assert sorted(batch[0] for batch in server.batches) == sorted([PROBE, *texts])
+    assert server.looks <= 1
+    await embedder.close()
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"whimbrel_space": {"model": "m", "revision": "r", "dimensions": "16"}},
+        {"whimbrel_space": {"model": "m", "revision": "r", "dimensions": 0}},
+        {"whimbrel_space": {"model": "m", "revision": "r", "dimensions": 16, "colour": "red"}},
+        {"whimbrel_space": "minilm"},
+        {"max_input_length": None},
+        {"max_batch_tokens": "many"},
+        {"model_type": {"embedding": {"pooling": None}}, "model_id": None, "max_input_length": []},
+    ],
+)  # fmt: skip
+async def test_a_server_that_says_nonsense_of_itself_is_refused(tei: EmbeddingServer, said: dict[str, object]) -> None:
+    tei.info = said
+    embedder = resolve_embedder(tei.spec)
+    with pytest.raises(ModelMalformed):
+        await embedder.embed(["a bird"], EmbedKind.QUERY)
+    await embedder.close()
+
+
+async def test_a_server_that_comes_back_with_another_model_is_refused(
+    tei: EmbeddingServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    embedder = resolve_embedder(tei.spec)
+    await embedder.embed(["a bird"], EmbedKind.QUERY)
+    tei.next = ["broken"]
+    with pytest.raises(ModelDown):
+        await embedder.embed(["a bird"], EmbedKind.QUERY)
+    tei.sha = "another"
+    for _ in range(2):
+        with pytest.raises(SpaceMismatch, match="another"):
+            await embedder.embed(["a bird"], EmbedKind.QUERY)
+    tei.sha = "abc"
+    await embedder.embed(["a bird"], EmbedKind.QUERY)
+    monkeypatch.setattr(remote, "LOOK_AGAIN_S", 0.0)  # or without an outage, a minute later
+    tei.sha = "another"
+    with pytest.raises(SpaceMismatch):
+        await embedder.embed(["a bird"], EmbedKind.QUERY)
+    await embedder.close()
+
+
+def test_two_servers_behind_one_host_have_two_names() -> None:
+    names = [resolve_embedder(f"tei:http://u:p@h:80/{path}").name for path in ("a", "b/")]  # type: ignore[attr-defined]
+    assert names == ["tei:http://h:80/a", "tei:http://h:80/b"]
 
 
 @pytest.mark.parametrize(("spec", "variable"), [("openai:m", "OPENAI_API_KEY"), ("huggingface:m", "HF_TOKEN")])

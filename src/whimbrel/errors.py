@@ -354,13 +354,14 @@ class ModelRefused(ModelError):
 class ModelDown(ModelError):
     """Nobody answers at the provider's address, or it answers that it cannot."""
 
-
-class ModelPaused(ModelDown):
-    """The model failed several times in a row, and is not asked for a while: its breaker is open."""
-
     def __init__(self, message: str, hint: str = "", *, retry_after_s: float | None = None) -> None:
         super().__init__(message, hint)
         self.retry_after_s = retry_after_s
+        """Seconds that the provider asks to wait; None if it did not say."""
+
+
+class ModelPaused(ModelDown):
+    """The model failed several times in a row, and is not asked for a while: its breaker is open."""
 
 
 class ModelSlow(ModelError):

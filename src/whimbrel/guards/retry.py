@@ -54,7 +54,7 @@ class Retry:
             attempt += 1
 
     def _pause(self, attempt: int, error: ModelError) -> float:
-        asked = error.retry_after_s if isinstance(error, ModelBusy) else None
+        asked = error.retry_after_s if isinstance(error, ModelBusy | ModelDown) else None
         if asked is not None:
             return asked * random.uniform(1.0, 1.1) + random.uniform(0.0, 0.1)
         return min(FIRST_PAUSE_S * 2.0 ** (attempt - 1), LONGEST_PAUSE_S) * random.uniform(0.5, 1.5)

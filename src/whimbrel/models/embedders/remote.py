@@ -10,6 +10,7 @@ import asyncio
 import hashlib
 import sys
 import threading
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -20,7 +21,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 from whimbrel.domain import EmbedKind, Space
-from whimbrel.errors import ConfigError, ModelMalformed, ModelRefused, SpaceMismatch, TextRefused
+from whimbrel.errors import ConfigError, ModelDown, ModelMalformed, ModelRefused, SpaceMismatch, TextRefused
 from whimbrel.models.background import Background
 from whimbrel.models.batching import Batching
 from whimbrel.models.embedders.base import Embedder
@@ -30,6 +31,9 @@ from whimbrel.models.embedders.tokens import TextTokenizer
 
 FEW = 8
 """Texts of a call that may go with those of other calls."""
+
+LOOK_AGAIN_S = 60.0
+"""A server that tells which model it has is asked again after so long, and after each outage."""
 
 PROBE = "How far is it from here to the sea?"
 """Embedded once, where nobody says how long the vectors of a model are."""
@@ -57,6 +61,8 @@ class Wire(ABC):
 
     name: str
     """`provider:model`, for messages."""
+    tells = False
+    """The server itself says which model it has, and may say another one after a restart."""
 
     @abstractmethod
     async def about(self) -> About:
@@ -85,6 +91,8 @@ class RemoteEmbedder(Embedder):
         self._turns = asyncio.Semaphore(at_once)
         self._space: Space | None = None
         self._about: About | None = None
+        self._looking = asyncio.Lock()
+        self._looked = float("-inf")
         self._tokens: TextTokenizer | None = None
         self._batchings: WeakKeyDictionary[asyncio.AbstractEventLoop, Batching] = WeakKeyDictionary()
         self._batchings_lock = threading.Lock()
@@ -128,7 +136,7 @@ class RemoteEmbedder(Embedder):
     async def embed(self, texts: Sequence[str], kind: EmbedKind) -> Vectors:
         """float32[len(texts), d], in their order. Raises `TextRefused` for those that the server does not take, naming
         them; `SpaceMismatch` where the server's model is not the one that it was."""
-        if self._about is None:
+        if self._is_to_look():
             await self._background.run(self._look())
         if self._about is None or self._about.space is None or len(texts) > FEW:
             return await self._background.run(self._embed(texts, kind))
@@ -151,6 +159,13 @@ class RemoteEmbedder(Embedder):
         await self._background.run(self._wire.close())
         self._background.stop()
 
+    def _is_to_look(self) -> bool:
+        """What is said with every vector need not be asked for again."""
+        about = self._about
+        if about is None:
+            return True
+        return self._wire.tells and about.space is None and time.monotonic() - self._looked > LOOK_AGAIN_S
+
     # --- on its own loop ---------------------------------------------------------------------------------------------
 
     async def _embed(self, texts: Sequence[str], kind: EmbedKind) -> Vectors:
@@ -161,6 +176,8 @@ class RemoteEmbedder(Embedder):
         batches = list(self._batches(prefixed))
         found = await asyncio.gather(*(self._some(prefixed, batch, kind, refused) for batch in batches))
         if refused:
+            if len(refused) == len(texts):
+                await self._check_that_it_reads(kind)
             first = min(refused)
             raise TextRefused(
                 f"{self._wire.name} does not take {len(refused)} of {len(texts)} texts as they are. Text {first}: "
@@ -171,7 +188,23 @@ class RemoteEmbedder(Embedder):
         made = np.concatenate(found) if found else np.zeros((0, space.dimensions), np.float32)
         return self._checked(made, len(texts), space)
 
+    async def _check_that_it_reads(self, kind: EmbedKind) -> None:
+        """Not the texts may be at fault where all are refused. Raises `ModelRefused` where a short one of ours is."""
+        try:
+            await self._asked([self._prefixes[kind] + PROBE], kind)
+        except ModelRefused as error:
+            raise ModelRefused(
+                f"{self._wire.name} refuses every text, a short one of ours too. No text was set aside.",
+                "Check the model's name and options; its own log says more.",
+            ) from error
+
     async def _look(self) -> None:
+        """Whoever comes meanwhile waits for what the first finds."""
+        async with self._looking:
+            if self._is_to_look():
+                await self._learn()
+
+    async def _learn(self) -> None:
         about = await self._wire.about()
         if about.space is not None and any(self._prefixes.values()):
             raise ConfigError(
@@ -194,6 +227,7 @@ class RemoteEmbedder(Embedder):
             )
         self._space = replace(self._space, max_tokens=about.max_tokens)
         self._about = about
+        self._looked = time.monotonic()
 
     def _space_of(self, about: About, dimensions: int) -> Space:
         if about.space is not None:
@@ -246,7 +280,11 @@ class RemoteEmbedder(Embedder):
         return np.concatenate(halves)
 
     async def _asked(self, texts: Sequence[str], kind: EmbedKind) -> Vectors:
-        found = await self._wire.vectors(texts, kind)
+        try:
+            found = await self._wire.vectors(texts, kind)
+        except ModelDown:
+            self._looked = float("-inf")  # when it is back, it may be another
+            raise
         if found.ndim != 2 or len(found) != len(texts) or not found.shape[1] or not np.isfinite(found).all():
             raise ModelMalformed(
                 f"{self._wire.name} gave {' x '.join(map(str, found.shape))} numbers for {len(texts)} texts, or some "

@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -34,6 +37,7 @@ from whimbrel.models.embedders.remote import About, Wire
 
 if TYPE_CHECKING:
     import httpx
+    from openai.types import Embedding
 
 TIMEOUT_S = 60.0
 CONNECT_S = 5.0
@@ -49,7 +53,11 @@ class Where:
 
 
 def fault(name: str, where: Where, status: int, retry_after: str | None = None) -> ModelError:
-    """The named error for a provider's status."""
+    """The named error for a provider's status that is no answer."""
+    if status < 400:
+        return ModelMalformed(
+            f"{name} answers with a redirect ({status}), which is not followed.", f"Check {where.address}."
+        )
     if status in (401, 403):
         return ModelKeyRefused(f"{name}: the provider refuses the key ({status}).", f"Check {where.key}.")
     if status == 404:
@@ -58,13 +66,26 @@ def fault(name: str, where: Where, status: int, retry_after: str | None = None) 
         )
     if status == 402:
         return ModelDown(f"{name}: the account's credit is used up (402).", "Top it up.")
+    wait = seconds_to_wait(retry_after)
     if status == 429:
-        wait = float(retry_after) if retry_after and retry_after.replace(".", "", 1).isdigit() else None
-        when = f"It asks to wait {wait:g} s." if wait is not None else "Wait a little."
+        when = f"It asks to wait {wait:.0f} s." if wait is not None else "Wait a little."
         return ModelBusy(f"The rate limit of {name} is reached (429).", when, retry_after_s=wait)
     if status in _REFUSED:
         return ModelRefused(f"The server refuses it ({status}); most often it is longer than the model reads.")
-    return ModelDown(f"{name} says that it cannot answer now ({status}).", "It is tried again by itself.")
+    said = f"{name} says that it cannot answer now ({status})."
+    return ModelDown(said, "It is tried again by itself.", retry_after_s=wait)
+
+
+def seconds_to_wait(retry_after: str | None) -> float | None:
+    """Of the header `Retry-After`, which holds seconds or a date (RFC 9110, 10.2.3); None for what is neither."""
+    said = (retry_after or "").strip()
+    if re.fullmatch(r"\d{1,9}(\.\d{0,9})?", said):
+        return float(said)
+    try:
+        when = parsedate_to_datetime(said)
+    except (ValueError, TypeError, IndexError, OverflowError):
+        return None
+    return max((when.replace(tzinfo=when.tzinfo or UTC) - datetime.now(UTC)).total_seconds(), 0.0)
 
 
 def unreached(name: str, where: Where, *, slow: bool) -> ModelError:
@@ -98,12 +119,14 @@ class Tei(Wire):
     """
 
     where = Where("TEI_API_KEY", "the URL after `tei:`")
+    tells = True
 
     def __init__(self, url: str) -> None:
         if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).hostname:
             raise ConfigError(f"{url!r} is no address of a TEI server.", "Write `tei:http://HOST:PORT`.")
         self._url = url.rstrip("/")
-        self.name = f"tei:{urlsplit(url).scheme}://{urlsplit(url).netloc.rpartition('@')[2]}"
+        parts = urlsplit(self._url)
+        self.name = f"tei:{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
         self._client: httpx.AsyncClient | None = None
         self._space: Space | None = None
         """What `whimbrel models` serves; None of another server."""
@@ -128,7 +151,7 @@ class Tei(Wire):
                 max_tokens=int(said["max_input_length"]),
                 batch_texts=int(said.get("max_client_batch_size") or 32),
                 batch_tokens=int(said.get("max_batch_tokens") or 16_384),
-                space=Space(**said["whimbrel_space"]) if "whimbrel_space" in said else None,
+                space=_space(said["whimbrel_space"]) if "whimbrel_space" in said else None,
                 tokenizer=str(said.get("whimbrel_tokenizer", "")),
             )
         except (KeyError, TypeError, ValueError) as error:
@@ -175,7 +198,7 @@ class Tei(Wire):
         except httpx.HTTPError as error:
             slow = isinstance(error, httpx.TimeoutException) and not isinstance(error, httpx.ConnectTimeout)
             raise unreached(self.name, self.where, slow=slow) from error
-        if answer.is_error:
+        if not answer.is_success:
             raise fault(self.name, self.where, answer.status_code, answer.headers.get("retry-after"))
         return answer
 
@@ -227,8 +250,9 @@ class ByPydanticAi(Wire):
                 raise malformed(self.name) from error
             slow = isinstance(error, TimeoutError | raised.ModelRequestTimeout | raised.ModelTimeoutError)
             raise unreached(self.name, self._where, slow=slow) from error
-        except (TypeError, ValueError, KeyError, AttributeError, raised.UnexpectedModelBehavior) as error:
-            raise malformed(self.name) from error
+        except Exception as error:  # the SDK lets many kinds through when an answer is not what it expects
+            status = getattr(error, "status_code", None)
+            raise fault(self.name, self._where, status) if status else malformed(self.name) from error
         return _array(found.embeddings, self.name)
 
     async def close(self) -> None:
@@ -272,12 +296,40 @@ def ollama(model: str) -> ByPydanticAi:
 
 
 def _openai_client(model: str, base: str | None, key: str) -> tuple[Any, Callable[[], Awaitable[None]]]:
-    from openai import AsyncOpenAI, Timeout
+    from openai import AsyncOpenAI, DefaultAsyncHttpxClient, Timeout
+    from openai.resources.embeddings import AsyncEmbeddings
+    from openai.types import CreateEmbeddingResponse
     from pydantic_ai.embeddings.openai import OpenAIEmbeddingModel
     from pydantic_ai.providers.openai import OpenAIProvider
 
-    client = AsyncOpenAI(api_key=key, base_url=base, max_retries=0, timeout=Timeout(TIMEOUT_S, connect=CONNECT_S))
+    class InOrder(AsyncEmbeddings):
+        async def create(self, **asked: Any) -> CreateEmbeddingResponse:
+            found = await super().create(**asked)
+            found.data = in_order(found.data)
+            return found
+
+    class Client(AsyncOpenAI):
+        """Gives vectors in the order of the texts, by the `index` of each, which pydantic-ai does not look at."""
+
+        @property
+        def embeddings(self) -> InOrder:
+            return InOrder(self)
+
+    timeout = Timeout(TIMEOUT_S, connect=CONNECT_S)
+    http = DefaultAsyncHttpxClient(follow_redirects=False, timeout=timeout)  # texts go where they are meant to go
+    client = Client(api_key=key, base_url=base, max_retries=0, timeout=timeout, http_client=http)
     return OpenAIEmbeddingModel(model, provider=OpenAIProvider(openai_client=client)), client.close
+
+
+def in_order(data: Sequence[Embedding]) -> list[Embedding]:
+    """Raises `ValueError` where an index is missing or there twice. Who gives none at all gives them in order."""
+    places = [getattr(one, "index", None) for one in data]
+    if all(place is None for place in places):
+        return list(data)
+    found = dict(zip(places, data, strict=True))
+    if found.keys() != set(range(len(data))):
+        raise ValueError("indexes")
+    return [found[place] for place in range(len(data))]
 
 
 # --- Hugging Face ----------------------------------------------------------------------------------------------------
@@ -332,6 +384,18 @@ class HuggingFace(Wire):
                 )
             self._client = AsyncInferenceClient(model=base or self._named, token=key, timeout=TIMEOUT_S)
         return self._client
+
+
+def _space(said: Mapping[str, Any]) -> Space:
+    """Raises `TypeError` for what is no space."""
+    space = Space(**said)
+    kinds = {"model": str, "revision": str, "dimensions": int, "normalised": bool, "max_tokens": int}
+    for name, kind in kinds.items():
+        if type(getattr(space, name)) is not kind:
+            raise TypeError(name)
+    if space.dimensions < 1 or space.max_tokens < 1:
+        raise ValueError("sizes")
+    return space
 
 
 def _json(answer: httpx.Response, name: str) -> Any:

@@ -30,6 +30,10 @@ _LATER = "Ask again later, or another model: `--model PROVIDER:MODEL`."
 
 def failure(error: Exception, name: str, timeouts: Timeouts, *, begun: bool) -> ModelError:
     """The named error for one of a provider's client. `begun`: text of the answer had come before."""
+    if status := _redirect(error):
+        return ModelMalformed(
+            f"{name} answers with a redirect ({status}), which is not followed.", f"Check {_address(name)}."
+        )
     if isinstance(error, TimeoutError | raised.ModelRequestTimeout | raised.ModelTimeoutError):
         return _slow(error, name, timeouts, begun=begun)
     if isinstance(error, raised.ModelConnectionError):
@@ -40,6 +44,12 @@ def failure(error: Exception, name: str, timeouts: Timeouts, *, begun: bool) -> 
         f"The answer of {name} is not what its protocol says ({type(error).__name__}).",
         f"Check that its address is that of a server for {name.partition(':')[0]}: {_address(name)}.",
     )
+
+
+def _redirect(error: BaseException) -> int:
+    """The status of an answer that leads elsewhere; 0 of any other error."""
+    statuses = [getattr(one, "status_code", None) for one in (error, error.__cause__)]
+    return next((one for one in statuses if isinstance(one, int) and 300 <= one < 400), 0)
 
 
 def _slow(error: Exception, name: str, timeouts: Timeouts, *, begun: bool) -> ModelError:
@@ -93,7 +103,7 @@ def _answered(error: raised.ModelAPIError, name: str, *, begun: bool) -> ModelEr
     if isinstance(error, raised.ModelRequestRejectedError):
         return ModelRefused(f"{name} refuses the request{said}.", "Ask another model; its provider's log says more.")
     if isinstance(error, raised.ModelUnavailableError | raised.ModelServerError):
-        return ModelDown(f"{name} says that it cannot answer now{said}.", _LATER)
+        return ModelDown(f"{name} says that it cannot answer now{said}.", _LATER, retry_after_s=error.retry_after)
     if isinstance(error.__cause__, ValueError):  # JSONDecodeError and UnicodeDecodeError
         return ModelMalformed(f"The answer of {name} is no JSON.", f"Check {_address(name)}, and ask again.")
     if begun:

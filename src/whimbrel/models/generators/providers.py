@@ -1,7 +1,8 @@
 """The providers of generators: what each is called, where it finds its key, and how its client is made.
 
 Each `open_...` imports the provider's SDK itself, so that one which is not installed costs nothing. All of them: one
-attempt (the SDKs would try again by themselves, unseen), and a timeout for connecting; the others are kept by
+attempt (the SDKs would try again by themselves, unseen), no redirect (prompts go where they are meant to go; Hugging
+Face's client follows them), and a timeout for connecting; the others are kept by
 `whimbrel.models.generators.direct`, alike for all.
 """
 
@@ -120,7 +121,7 @@ def ollama_url(environment: Mapping[str, str]) -> str:
 
 
 def _chat_completions(name: str, timeouts: Timeouts, base_url: str | None, key: str, *, ollama: bool) -> Opened:
-    from openai import AsyncOpenAI, Timeout
+    from openai import AsyncOpenAI, DefaultAsyncHttpxClient, Timeout
     from pydantic_ai.models.ollama import OllamaModel
     from pydantic_ai.models.openai import OpenAIChatModel
     from pydantic_ai.profiles.openai import OpenAIModelProfile
@@ -128,7 +129,8 @@ def _chat_completions(name: str, timeouts: Timeouts, base_url: str | None, key: 
     from pydantic_ai.providers.openai import OpenAIProvider
 
     timeout = Timeout(timeouts.silence_s, connect=timeouts.connect_s)
-    client = AsyncOpenAI(api_key=key, base_url=base_url, max_retries=0, timeout=timeout)
+    http = DefaultAsyncHttpxClient(follow_redirects=False, timeout=timeout)
+    client = AsyncOpenAI(api_key=key, base_url=base_url, max_retries=0, timeout=timeout, http_client=http)
     # Without this, a stream that was cut off looks like one that ended.
     profile = OpenAIModelProfile(openai_chat_streaming_requires_finish_reason=True)
     model: Model[Any]
@@ -144,12 +146,14 @@ def _chat_completions(name: str, timeouts: Timeouts, base_url: str | None, key: 
 
 def open_anthropic(name: str, timeouts: Timeouts) -> Opened:
     key = _key("ANTHROPIC_API_KEY", "Anthropic")
-    from anthropic import AsyncAnthropic, Timeout
+    from anthropic import AsyncAnthropic, DefaultAsyncHttpxClient, Timeout
     from pydantic_ai.models.anthropic import AnthropicModel
     from pydantic_ai.providers.anthropic import AnthropicProvider
 
     timeout = Timeout(timeouts.silence_s, connect=timeouts.connect_s)
-    client = AsyncAnthropic(api_key=key, base_url=_set("ANTHROPIC_BASE_URL"), max_retries=0, timeout=timeout)
+    http = DefaultAsyncHttpxClient(follow_redirects=False, timeout=timeout)
+    base_url = _set("ANTHROPIC_BASE_URL")
+    client = AsyncAnthropic(api_key=key, base_url=base_url, max_retries=0, timeout=timeout, http_client=http)
     return Opened(AnthropicModel(name, provider=AnthropicProvider(anthropic_client=client)), client.close)
 
 

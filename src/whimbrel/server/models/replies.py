@@ -73,7 +73,7 @@ def _error(error: WhimbrelError, body: Mapping[str, Any], status: int | None = N
     status = status or status_of(error)
     headers = []
     if status in (429, 503):
-        asked = error.retry_after_s if isinstance(error, ModelBusy) else None
+        asked = getattr(error, "retry_after_s", None)
         wait = math.ceil(asked) if asked is not None else RETRY_AFTER_S
         headers.append((b"retry-after", str(wait).encode()))
     return said(body, status, headers)
