@@ -39,6 +39,10 @@ from whimbrel.guards.prices import Prices
 from whimbrel.guards.rate import Rate
 from whimbrel.guards.retry import Retry
 from whimbrel.guards.shared import InCatalog, Place, Shared
+from whimbrel.models.embedders.resolve import _PROVIDERS as EMBEDDERS
+from whimbrel.models.generators.providers import PROVIDERS as GENERATORS
+from whimbrel.models.names import PROVIDERS
+from whimbrel.models.rerankers.resolve import _PROVIDERS as RERANKERS
 
 MODEL = "openai:gpt-4o-mini"
 PATIENCE = Patience(5.0, 60.0)
@@ -574,9 +578,17 @@ def test_what_the_settings_say() -> None:
         ("budgets", "25 USD/month"), ("budgets", "all=25 EUR/month"), ("budgets", "all=25 USD/week"),
         ("budgets", "all=25 USD/month warns"), ("budgets", "all=20 USD/day warn, 25 USD/day"),
         ("rates", "openai:a=many requests"), ("rates", "openai:a=0 requests"), ("prices", "openai:a=1"),
-        ("alert_at", "80"), ("alert_at", "half"), ("webhook", "file:///etc/passwd"),
+        ("budgets", "al=25 USD/month"), ("budgets", "key:=1 USD/day"), ("budgets", "openai=1 USD/day"),
+        ("rates", "opnai:a=5 requests"), ("prices", "OpenAI:a=1/2"), ("alert_at", "80"), ("alert_at", "half"),
+        ("webhook", "file:///etc/passwd"),
     ],
 )  # fmt: skip
 def test_what_is_not_understood_is_refused(setting: str, value: str) -> None:
     with pytest.raises(ConfigError, match=f"guards.{setting}"):
         Guards(Settings.model_validate({setting: value}))
+
+
+def test_a_limit_of_a_provider_that_there_is_not_names_the_nearest() -> None:
+    with pytest.raises(ConfigError, match=r"'opnai:a' is no model\..*'openai'"):
+        parse_budgets("opnai:a=1 USD/day")
+    assert {*EMBEDDERS, *RERANKERS, *GENERATORS} == set(PROVIDERS)

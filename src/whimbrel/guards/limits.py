@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from typing import Literal
 
 from whimbrel.errors import ConfigError
+from whimbrel.models.names import complaint
 
 Unit = Literal["usd", "tokens"]
 _NUMBER = r"(\d+(?:\.\d+)?)\s*([kM]?)"
@@ -53,6 +54,7 @@ def parse_prices(text: str | None) -> dict[str, tuple[float, float]]:
     """Raises `ConfigError`."""
     found = {}
     for model, said in _entries(text, "guards.prices"):
+        _check_name(model, "guards.prices")
         match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*/\s*(\d+(?:\.\d+)?)", said)
         if not match:
             raise _wrong("guards.prices", said, "`PROVIDER:MODEL=INPUT/OUTPUT`, USD for a million tokens")
@@ -64,6 +66,7 @@ def parse_rates(text: str | None) -> dict[str, dict[str, float]]:
     """`requests` and `tokens` a minute by model. Raises `ConfigError`."""
     found: dict[str, dict[str, float]] = {}
     for model, said in _entries(text, "guards.rates"):
+        _check_name(model, "guards.rates")
         for part in said.split(","):
             match = re.fullmatch(_NUMBER + r"\s*(requests|tokens)", part.strip())
             if not match or not float(match[1]):
@@ -76,6 +79,8 @@ def parse_budgets(text: str | None) -> list[Limit]:
     """Raises `ConfigError`."""
     found: list[Limit] = []
     for scope, said in _entries(text, "guards.budgets"):
+        if scope != "all" and not (scope.startswith("key:") and len(scope) > 4):
+            _check_name(scope, "guards.budgets")
         for part in said.split(","):
             match = re.fullmatch(_NUMBER + r"\s*(usd|USD|tokens)\s*/\s*(day|month)(\s+warn)?", part.strip())
             if not match:
@@ -112,6 +117,14 @@ def _entries(text: str | None, setting: str) -> Iterator[tuple[str, str]]:
         if not (name and equals and said):
             raise _wrong(setting, entry, "entries `NAME=...`, joined by `;`")
         yield name, said
+
+
+def _check_name(name: str, setting: str) -> None:
+    """A limit of a model that there cannot be would hold nothing, and nobody would know."""
+    if said := complaint(name):
+        raise ConfigError(
+            f"`{setting}`: {name!r:.80} is no model. {said}", "Write `PROVIDER:MODEL`, as usage shows it."
+        )
 
 
 def _wrong(setting: str, said: str, form: str) -> ConfigError:
