@@ -21,7 +21,7 @@ import numpy.typing as npt
 from whimbrel.catalog import compatible, guarding
 from whimbrel.catalog.engine import Catalog, now
 from whimbrel.domain import EmbedKind, Space
-from whimbrel.errors import ConfigError, ModelError, SpaceMismatch, TextRefused
+from whimbrel.errors import ConfigError, ModelError, SpaceMismatch, TextRefused, WhimbrelError
 from whimbrel.guards.calls import tell
 from whimbrel.guards.embedder import GuardedEmbedder
 from whimbrel.models.embedders.base import Embedder
@@ -31,6 +31,8 @@ logger = logging.getLogger("whimbrel.guards")
 LEAST = 0.999
 AGAIN_S = 60.0
 """One that could not be compared is tried again after so long."""
+FIRST_S = 1.0
+"""The first call waits for so long until those that may stand in are compared."""
 PROBES = (
     "How far is it from here to the sea?",
     "What does the warranty cover, and for how long?",
@@ -153,33 +155,42 @@ class StandInEmbedder(Embedder):
     # --- who may stand in --------------------------------------------------------------------------------------------
 
     async def _look(self) -> None:
-        """Compare those that were not yet: at the first call at once, so that one that never can is refused then; later
-        beside the calls. One that was compared by another process is looked at when it is needed."""
+        """Compare those that were not yet: at the first call at once, so that one that never can is refused then (one
+        that is slow keeps nobody waiting for long); later beside the calls. One that was compared by another process
+        is looked at when it is needed. Raises `ConfigError`."""
+        now = time.monotonic()
+        first: set[asyncio.Task[None]] = set()
         for other in self._others:
             tried = self._tried.get(other.name)
-            if other.name in self._trusted or (tried is not None and time.monotonic() - tried < AGAIN_S):
+            if other.name in self._trusted or (tried is not None and now - tried < AGAIN_S):
                 continue
-            self._tried[other.name] = time.monotonic()
+            self._tried[other.name] = now
+            task = asyncio.create_task(self._compare_first(other) if tried is None else self._compare_later(other))
+            self._checking.add(task)
+            task.add_done_callback(self._checking.discard)
             if tried is None:
-                known = await asyncio.to_thread(self._trust.known, self.first.space, None, other.name)
-                if known is None or known < LEAST:
-                    await self._compare_first(other)
-            else:
-                task = asyncio.create_task(self._compare_later(other))
-                self._checking.add(task)
-                task.add_done_callback(self._checking.discard)
+                first.add(task)
+        if first:
+            await asyncio.wait(first, timeout=FIRST_S)
+        if self._refused is not None:
+            raise self._refused
 
     async def _compare_first(self, other: GuardedEmbedder) -> None:
+        known = await asyncio.to_thread(self._trust.known, self.first.space, None, other.name)
+        if known is not None and known >= LEAST:
+            return
         try:
             await self._compare(other)
         except ConfigError as error:
+            logger.warning("%s", error.message)
             self._refused = error  # from now on too: nothing is embedded until it is corrected
-            raise
+        except WhimbrelError as error:
+            logger.warning("%s", error.message)
 
     async def _compare_later(self, other: GuardedEmbedder) -> None:
         try:
             await self._compare(other)
-        except (ConfigError, ModelError) as error:
+        except WhimbrelError as error:
             logger.warning("%s", error.message)
 
     async def _compare(self, other: GuardedEmbedder) -> None:
