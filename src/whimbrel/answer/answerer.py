@@ -135,11 +135,12 @@ async def _generated(
 async def _checked(
     text: str, hits: Sequence[Hit], generator: Generator, means: Means, degraded: Sequence[str], *, abstained: bool
 ) -> Answer:
+    told: list[str] = []
     checked = await check_answer(
         text.strip() or NOTHING,
         () if abstained else hits,
         embed=means.embed,
-        judge=judge_by(generator) if means.judge == "model" else None,
+        judge=judge_by(generator, told) if means.judge == "model" else None,
         language=means.main_language,
         degraded=degraded,
     )
@@ -147,7 +148,7 @@ async def _checked(
         checked.text,
         checked.citations,
         generator.name,
-        checked.degraded,
+        [*checked.degraded, *(said for said in dict.fromkeys(told) if said not in checked.degraded)],
         {"citations_removed": checked.removed},
         checked.sentences,
         abstained=abstained,
@@ -205,11 +206,14 @@ class _Opening:
         return held
 
 
-def judge_by(generator: Generator) -> Judge:
-    """A generator as judge of single citations. Raises `ModelError`."""
+def judge_by(generator: Generator, told: list[str]) -> Judge:
+    """A generator as judge of single citations; `told` is given what was out, where another model stood in. Raises
+    `ModelError`."""
 
     async def judge(sentence: str, passage: str) -> str:
-        said = (await generator.complete(judge_prompt(sentence, passage))).text.strip().lower().strip("`'\". ")
+        judged = await generator.complete(judge_prompt(sentence, passage))
+        told.extend(judged.usage.degraded)
+        said = judged.text.strip().lower().strip("`'\". ")
         if said not in ("yes", "partly", "no"):
             raise ModelMalformed(f"{generator.name} judged a citation, and said neither yes nor partly nor no.")
         return said

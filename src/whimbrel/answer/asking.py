@@ -204,7 +204,7 @@ def _question(alone: StandAlone, history: Sequence[Turn]) -> Question:
     return Question(
         alone.question,
         history,
-        degraded=[outage(alone.error)] if alone.error is not None else [],
+        degraded=[outage(alone.error)] if alone.error is not None else alone.degraded,
         usage={name: count for name, count in counted.items() if count},
         generator_is_out=alone.error is not None,
     )

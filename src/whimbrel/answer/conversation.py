@@ -34,6 +34,8 @@ class StandAlone:
     """Why rules rewrote it and not the generator, where it was asked to."""
     input_tokens: int = 0
     output_tokens: int = 0
+    degraded: Sequence[str] = ()
+    """What was out, where another model stood in."""
 
 
 def recent(turns: Sequence[Turn], tokens: int) -> list[Turn]:
@@ -66,7 +68,7 @@ async def stand_alone(question: str, history: Sequence[Turn], generator: Generat
         return StandAlone(by_rules, error)
     usage = written.usage
     rewritten = _cleaned(written.text)
-    return StandAlone(rewritten or by_rules, None, usage.input_tokens, usage.output_tokens)
+    return StandAlone(rewritten or by_rules, None, usage.input_tokens, usage.output_tokens, usage.degraded)
 
 
 _TAG = re.compile(r"</?question>")

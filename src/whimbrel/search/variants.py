@@ -57,9 +57,11 @@ async def variants(
     if generator is None:
         return Variants(by_rules)
 
+    told: list[str] = []
+
     async def make() -> Sequence[str]:
         async with asyncio.timeout(timeout_s):
-            return await _written(question, count, generator)
+            return await _written(question, count, generator, told)
 
     try:
         written = await (remember(generator.name, question, count, make) if remember is not None else make())
@@ -67,13 +69,15 @@ async def variants(
         return Variants(by_rules, f"variants: {generator.name} had not answered after {timeout_s:g} s; made by rules")
     except (ModelError, MissingExtra) as error:
         return Variants(by_rules, f"variants: {error.message} They were made by rules.")
-    return Variants(_distinct(question, [*written, *by_rules])[:count])
+    return Variants(_distinct(question, [*written, *by_rules])[:count], " ".join(told))
 
 
-async def _written(question: str, count: int, generator: Generator) -> Sequence[str]:
+async def _written(question: str, count: int, generator: Generator, told: list[str]) -> Sequence[str]:
+    """`told` is given what was out, where another model stood in."""
     prompt = Prompt(INSTRUCTIONS, f"<question>{escape(question, quote=False)}</question>\n\nWrite {count}.", 1_024)
-    text = (await generator.complete(prompt)).text
-    lines = [_LISTED.sub("", line).strip().strip("\"'“”") for line in text.splitlines()]
+    written = await generator.complete(prompt)
+    told += written.usage.degraded
+    lines = [_LISTED.sub("", line).strip().strip("\"'“”") for line in written.text.splitlines()]
     found = _distinct(question, [line for line in lines if len(line) <= 2 * len(question) + 200])[:count]
     if not found:
         raise ModelMalformed(f"{generator.name} wrote no queries.", "Name another model.")
