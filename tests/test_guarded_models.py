@@ -17,10 +17,14 @@ import pytest
 
 from embedding_servers import EmbeddingServer, embedding_server
 from providers import ModelServer, served
+from reranking_servers import RerankingServer, reranking_server
 from small_models import encoder
 from support import opened
 from whimbrel import Whimbrel
+from whimbrel.answer.answerer import judge_by
+from whimbrel.answer.conversation import stand_alone
 from whimbrel.catalog import guarding, usage
+from whimbrel.catalog.conversations import Turn
 from whimbrel.catalog.engine import Catalog
 from whimbrel.config.settings import Guards as Settings
 from whimbrel.domain import EmbedKind, Space
@@ -37,17 +41,22 @@ from whimbrel.errors import (
     ModelSlow,
     SpaceMismatch,
 )
-from whimbrel.guards.calls import caller, stood_in
+from whimbrel.guards import reranker as guarded_reranker
+from whimbrel.guards import stand_in
+from whimbrel.guards.calls import Taken, caller, stood_in
 from whimbrel.guards.chain import ChainGenerator
 from whimbrel.guards.embedder import GuardedEmbedder
 from whimbrel.guards.generator import GuardedGenerator
-from whimbrel.guards.guard import Guards
+from whimbrel.guards.guard import Guards, Patience
 from whimbrel.guards.stand_in import CatalogTrust, StandInEmbedder
 from whimbrel.models.embedders.remote import RemoteEmbedder
 from whimbrel.models.embedders.resolve import resolve_embedder
 from whimbrel.models.generators.base import Prompt, Usage
 from whimbrel.models.generators.providers import Timeouts
 from whimbrel.models.generators.resolve import resolve_generator
+from whimbrel.models.rerankers import wires
+from whimbrel.models.rerankers.resolve import resolve_reranker
+from whimbrel.search.variants import variants
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -98,6 +107,14 @@ def two(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[EmbeddingServer, Embe
 @pytest.fixture(params=("openai", "anthropic"))
 def model(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModelServer]:
     with served(request.param, ANSWER) as found:
+        for name, value in found.environment.items():
+            monkeypatch.setenv(name, value)
+        yield found
+
+
+@pytest.fixture
+def openai(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModelServer]:
+    with served("openai", ANSWER) as found:
         for name, value in found.environment.items():
             monkeypatch.setenv(name, value)
         yield found
@@ -286,6 +303,27 @@ async def test_in_a_chain_the_next_one_writes_and_it_is_said(
         await chain.close()
 
 
+async def test_what_stood_in_is_said_of_all_that_a_chain_writes(
+    openai: ModelServer, guards: Guards, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with served("ollama", "yes") as second:
+        for name, value in second.environment.items():
+            monkeypatch.setenv(name, value)
+        chain = ChainGenerator([writing(guards, openai.spec), writing(guards, second.spec)])
+        openai.behaviour = "overloaded"
+        before = Turn(
+            "t", "Where do whimbrels nest?", "Where do whimbrels nest?", "On moors.", (), "m", False, (), {}, 0
+        )
+        alone = await stand_alone("And where do they winter?", [before], chain)
+        assert alone.degraded[0].endswith(f"{second.spec} stood in.")
+        others = await variants("Where do whimbrels nest?", 2, "en", chain, timeout_s=30)
+        assert others.degraded.endswith(f"{second.spec} stood in.")
+        said: list[str] = []
+        assert await judge_by(chain, said)("Whimbrels nest on moors.", "On moors nest the whimbrels.") == "yes"
+        assert said[0].endswith(f"{second.spec} stood in.")
+        await chain.close()
+
+
 # --- others that stand in for an embedder ----------------------------------------------------------------------------
 
 
@@ -328,6 +366,37 @@ async def test_one_that_was_never_compared_does_not_stand_in(
     await embedder.close()
 
 
+async def test_one_that_is_slow_keeps_nobody_waiting(
+    two: tuple[EmbeddingServer, EmbeddingServer], guards: Guards, catalog_here: Catalog
+) -> None:
+    first, second = two
+    second.behaviour = "never"
+    embedder = StandInEmbedder(guarded(guards, first.spec), [guarded(guards, second.spec)], CatalogTrust(catalog_here))
+    async with asyncio.timeout(15):  # the other one does not answer for 30 s
+        await embedder.embed([TEXT], EmbedKind.QUERY)
+        await embedder.embed([TEXT], EmbedKind.QUERY)
+    await embedder.close()
+
+
+async def test_one_that_is_slow_and_of_another_space_is_refused_when_that_is_known(
+    two: tuple[EmbeddingServer, EmbeddingServer], guards: Guards, catalog_here: Catalog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stand_in, "FIRST_S", 0.0)
+    first, second = two
+    second.dimensions = 8
+    embedder = StandInEmbedder(guarded(guards, first.spec), [guarded(guards, second.spec)], CatalogTrust(catalog_here))
+    await embedder.embed([TEXT], EmbedKind.QUERY)
+
+    async def go_on() -> None:
+        while True:
+            await embedder.embed([TEXT], EmbedKind.QUERY)
+            await asyncio.sleep(0.02)
+
+    with pytest.raises(ConfigError, match="vectors of 8 dimensions"):
+        await asyncio.wait_for(go_on(), 20)
+    await embedder.close()
+
+
 async def test_another_space_is_refused_at_the_first_call(
     two: tuple[EmbeddingServer, EmbeddingServer], guards: Guards, catalog_here: Catalog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -353,6 +422,77 @@ def test_another_space_in_this_process_is_refused_at_configuration(tmp_path: Pat
         whimbrel.embedder()
 
 
+# --- rerankers -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def judge(monkeypatch: pytest.MonkeyPatch) -> Iterator[RerankingServer]:
+    with reranking_server("tei") as found:
+        for name, value in found.environment.items():
+            monkeypatch.setenv(name, value)
+        yield found
+
+
+@pytest.mark.parametrize("behaviour", ["never", "broken"])
+def test_a_reranker_that_is_out_is_not_waited_for_in_every_search(
+    behaviour: str, judge: RerankingServer, tmp_path: Path
+) -> None:
+    options = {"reranker": judge.spec, "rerank.budget_ms": 300, "guards.breaker_failures": 3, "cache.max_bytes": 0}
+    with Whimbrel(tmp_path, **options, **{"ingest.workers": 1}) as whimbrel:
+        whimbrel.add([{"id": "w", "text": TEXT}])
+        assert whimbrel.search(QUESTION).degraded == []
+        judge.behaviour = behaviour
+        asked = len(judge.bodies)
+        said = [whimbrel.search(QUESTION).degraded for _ in range(6)]
+        assert all(one[0].startswith("rerank: ") for one in said)
+        assert "breaker open until" in said[-1][0]
+        assert len(judge.bodies) - asked == 3
+        (paused,) = whimbrel.status()["models"]["paused"]
+        assert paused["model"] == f"{judge.spec} (rerank)"
+        rows = {row["kind"]: row for row in whimbrel.usage()["rows"]}
+        assert rows["rerank"]["calls"] == rows["rerank"]["failed"] + 1
+        figures = whimbrel.guards.meter.figures()["rerank", judge.spec]
+        assert figures.outcomes["ok"] == 1
+        assert figures.outcomes["ModelPaused"] >= 3
+
+
+async def test_a_reranker_that_is_out_leaves_the_embedder_of_its_server_alone(
+    judge: RerankingServer, catalog_here: Catalog
+) -> None:
+    guards = Guards(Settings(breaker_failures=1, attempts=1), catalog_here)
+    judge.behaviour = "broken"
+    reranker = guards.reranker(resolve_reranker(judge.spec))
+    for error in (ModelDown, ModelPaused):
+        with pytest.raises(error):
+            await reranker.rerank(QUESTION, [TEXT])
+    embedder = guards.of("embed", judge.spec)
+    assert await embedder.call(lambda: asyncio.sleep(0, "a vector"), Taken(), Patience(5.0, 5.0)) == "a vector"
+    await reranker.close()
+    guards.close()
+
+
+async def test_what_a_server_reranks_with_is_asked_behind_the_guards(
+    judge: RerankingServer, catalog_here: Catalog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    guards = Guards(Settings(breaker_failures=1, attempts=1), catalog_here)
+    gone = guards.reranker(resolve_reranker("tei:http://127.0.0.1:9"))
+    for error in (ModelDown, ModelPaused):
+        with pytest.raises(error):
+            await gone.identity()
+    reranker = guards.reranker(resolve_reranker(judge.spec))
+    known = await reranker.identity()
+    assert "org/judge abc" in known
+    monkeypatch.setattr(wires, "LOOK_AGAIN_S", -1.0)
+    monkeypatch.setattr(guarded_reranker, "LOOK_AGAIN_S", -1.0)
+    judge.sha = "def"
+    assert "org/judge def" in await reranker.identity(), "another model, some time later"
+    judge.close()
+    assert "org/judge def" in await reranker.identity(), "what is cached is found while it is out"
+    await reranker.close()
+    await gone.close()
+    guards.close()
+
+
 # --- in a home -------------------------------------------------------------------------------------------------------
 
 
@@ -369,14 +509,6 @@ def test_a_search_says_what_stood_in(two: tuple[EmbeddingServer, EmbeddingServer
         assert said.endswith(f"{second.spec} stood in.")
         rows = whimbrel.usage()["rows"]
         assert {row["model"]: row["stood_in"] for row in rows} == {first.spec: 0, second.spec: 1}
-
-
-@pytest.fixture
-def openai(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModelServer]:
-    with served("openai", ANSWER) as found:
-        for name, value in found.environment.items():
-            monkeypatch.setenv(name, value)
-        yield found
 
 
 def test_what_models_take_is_counted_and_a_budget_ends_it(openai: ModelServer, tmp_path: Path) -> None:

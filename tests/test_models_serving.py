@@ -18,7 +18,7 @@ import pytest
 
 from models_server import ModelsServer, models_server
 from running import Toy, files
-from small_models import encoder
+from small_models import cross_encoder, encoder
 from whimbrel import Whimbrel
 from whimbrel.config import Settings, load_settings
 from whimbrel.domain import EmbedKind
@@ -300,6 +300,21 @@ async def test_what_is_under_way_is_answered_before_it_stops(tmp_path: Path) -> 
         assert await stopped == 0
 
 
+async def test_scores_are_kept_as_those_of_the_very_model_wherever_it_is_served(tmp_path: Path) -> None:
+    folders = [cross_encoder(tmp_path / str(reads) / "judge", max_tokens=reads) for reads in (32, 16)]
+    here = resolve_reranker(f"onnx:{folders[0]}")
+    texts = ["a nest in the marsh", "the sea"]
+    for folder, same in zip(folders, (True, False), strict=True):
+        with models_server(tmp_path / "log", "--embedder", "minilm", "--reranker", f"onnx:{folder}") as server:
+            there = resolve_reranker(server.spec)
+            assert (await there.identity() == await here.identity()) is same
+            if same:
+                found, expected = await there.rerank("a bird", texts), await here.rerank("a bird", texts)
+                assert found.tobytes() == expected.tobytes()
+            await there.close()
+    await here.close()
+
+
 # --- in this process -------------------------------------------------------------------------------------------------
 
 
@@ -339,6 +354,10 @@ async def test_reranking(tmp_path: Path) -> None:
         assert found[0]["score"] == pytest.approx(0.19)
         assert (await http.post("/", json=asked)).json() == found
         assert np.shape((await http.post("/", json={"inputs": "a bird"})).json()) == (1, 32)
+        for inputs in ('what is a "query"?', "query", ["query", "texts"]):
+            asked_for = {"inputs": inputs, "prompt_name": "query"}
+            assert (await http.post("/", json=asked_for)).status_code == 200
+        assert (await http.post("/", content=b'{"query" no JSON')).status_code == 400
         assert (await http.post("/rerank", json=asked | {"raw_scores": True})).status_code == 422
         assert (await http.post("/rerank", json=asked | {"texts": []})).status_code == 422
         info = (await http.get("/info")).json()

@@ -40,6 +40,8 @@ logger = logging.getLogger("whimbrel.guards")
 
 IN_PROCESS = frozenset({"minilm", "onnx", "sentence-transformers"})
 """Providers that are this process itself."""
+BEFORE_THE_END = 0.9
+"""Of the time that a reranker has, for one attempt."""
 _WHAT = {"embed": "make vectors", "rerank": "judge passages", "generate": "write"}
 
 
@@ -61,7 +63,8 @@ class Guard:
         self.model = model
         self._shared = shared
         self.in_process = model.partition(":")[0] in IN_PROCESS
-        self._breaker = Breaker(model, shared.board)
+        # One server may have an embedder and a reranker, of which one may be out.
+        self._breaker = Breaker(f"{model} (rerank)" if kind == "rerank" else model, shared.board)
         self._rates = shared.rates_of(model)
         self._retries: dict[float, Retry] = {}
         self._said_unpriced = False
@@ -192,11 +195,13 @@ class Guards:
         return GuardedEmbedder(inner, self.of("embed", name), query=query, documents=documents)
 
     def reranker(self, inner: Reranker, *, deadline_s: float | None = None) -> GuardedReranker:
+        """`deadline_s`: what is not judged by then is given up. An attempt ends a little before: so it is known of one
+        that never answers that it is out, and it is not waited for in every search."""
         from whimbrel.guards.reranker import GuardedReranker
 
         settings = self.settings
         longest = min(settings.retry_deadline_s, deadline_s or settings.retry_deadline_s)
-        patience = Patience(min(settings.query_timeout_s, longest), longest)
+        patience = Patience(min(settings.query_timeout_s, BEFORE_THE_END * longest), longest)
         return GuardedReranker(inner, self.of("rerank", inner.name), patience)
 
     def generator(self, inner: Generator) -> GuardedGenerator:

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from whimbrel.domain import Hit
-from whimbrel.errors import WhimbrelError
+from whimbrel.errors import ModelSlow, WhimbrelError
 from whimbrel.models.rerankers.base import Reranker
 
 logger = logging.getLogger("whimbrel.search")
@@ -77,7 +77,8 @@ class Reranking:
 async def _judge(
     reranker: Reranker, query: str, texts: Sequence[str], scores: npt.NDArray[np.float32], deadline: float
 ) -> None:
-    """Fill `scores`, best candidates first, until the deadline: what is not judged then stays NaN."""
+    """Fill `scores`, best candidates first, until the deadline: what is not judged then stays NaN. Raises what the
+    reranker raises; one that is slow has judged some in time."""
     turns = asyncio.Semaphore(AT_ONCE)
 
     async def some(start: int) -> None:
@@ -95,7 +96,7 @@ async def _judge(
             task.cancel()
         ended = await asyncio.gather(*tasks, return_exceptions=True)
     failed = [found for found in ended if isinstance(found, Exception)]
-    if failed:
+    if failed and (np.isnan(scores).all() or not isinstance(failed[0], ModelSlow)):
         raise failed[0]
 
 

@@ -25,7 +25,7 @@ class Reranker(ABC):
     @property
     @abstractmethod
     def name(self) -> str:
-        """`provider:model`, as it is configured; part of the key of cached scores."""
+        """`provider:model`, as it is configured."""
 
     @property
     def batch(self) -> int:
@@ -41,8 +41,8 @@ class Reranker(ABC):
         """
 
     async def identity(self) -> str:
-        """What the scores of one model are told from another's by, where `name` alone does not tell. May ask the
-        server. Raises `ModelError`."""
+        """What the scores of one model are told from another's by, where `name` alone does not tell: part of the key
+        of cached scores. May ask the server. Raises `ModelError`."""
         return self.name
 
     async def close(self) -> None:

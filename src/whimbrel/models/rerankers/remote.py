@@ -47,7 +47,6 @@ class RemoteReranker(Reranker):
         self._wire = wire
         self._background = Background("whimbrel-reranker")
         self._turns = asyncio.Semaphore(at_once)
-        self._identity = ""
 
     @property
     def name(self) -> str:
@@ -57,11 +56,7 @@ class RemoteReranker(Reranker):
         return await self._background.run(self._rerank(query, texts))
 
     async def identity(self) -> str:
-        """Asked for once in a process: a server that changes its model beneath us keeps cached scores until they are
-        too old."""
-        if not self._identity:
-            self._identity = await self._background.run(self._wire.identity())
-        return self._identity
+        return await self._background.run(self._wire.identity())
 
     async def close(self) -> None:
         await self._background.run(self._wire.close())

@@ -7,12 +7,14 @@ errors: they may hold the text.
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 from urllib.parse import parse_qsl, quote, urlsplit
 
 from whimbrel.errors import ConfigError, ModelKeyMissing
+from whimbrel.models.embedders.remote import LOOK_AGAIN_S
 from whimbrel.models.embedders.wires import CONNECT_S, TIMEOUT_S, Where, fault, malformed, unreached
 from whimbrel.models.rerankers.onnx import sigmoid
 from whimbrel.models.rerankers.remote import RerankWire
@@ -64,7 +66,7 @@ class _Http(RerankWire):
         except httpx.HTTPError as error:
             slow = isinstance(error, httpx.TimeoutException) and not isinstance(error, httpx.ConnectTimeout)
             raise unreached(self.name, self._where, slow=slow) from error
-        if answer.is_error:
+        if not answer.is_success:
             raise fault(self.name, self._where, answer.status_code, answer.headers.get("retry-after"))
         try:
             return answer.json()
@@ -92,9 +94,12 @@ class Tei(_Http):
         super().__init__(name, where)
         self._url = _address(url, f"`{name.partition(':')[0]}:http://HOST:PORT`")
         self._said: dict[str, Any] | None = None
+        self._said_at = 0.0
 
     async def identity(self) -> str:
         said = await self._about()
+        if isinstance(own := said.get("whimbrel_reranker"), str):  # by `whimbrel models`, wherever it runs
+            return own
         return f"{self.name} {said.get('model_id')} {said.get('model_sha')} {said.get('model_dtype')}"
 
     async def look(self) -> None:
@@ -105,7 +110,7 @@ class Tei(_Http):
         return self._scored(await self._call("POST", f"{self._url}/rerank", body), "score")
 
     async def _about(self) -> dict[str, Any]:
-        if self._said is None:
+        if self._said is None or time.monotonic() - self._said_at > LOOK_AGAIN_S:
             said = await self._call("GET", f"{self._url}/info")
             if not isinstance(said, dict):
                 raise malformed(self.name)
@@ -114,7 +119,7 @@ class Tei(_Http):
                 raise ConfigError(f"{self.name} serves {said.get('model_id')}, which is no reranker.", "Name another.")
             most = said.get("max_client_batch_size")
             self.batch = most if isinstance(most, int) and most > 0 else RerankWire.batch
-            self._said = said
+            self._said, self._said_at = said, time.monotonic()
         return self._said
 
 

@@ -58,6 +58,7 @@ class Models:
         self._most_waiting = most_waiting
         self._embedder: Embedder | None = None
         self._reranker: Reranker | None = None
+        self._reranks_as = ""
         self._batching: Batching | None = None
         self._reranking = _Turns(RERANKS_AT_ONCE, RERANKS_WAITING)
 
@@ -66,6 +67,7 @@ class Models:
         if self.reranker_spec:
             self._reranker = await asyncio.to_thread(open_reranker, self.reranker_spec)
             await self._reranker.rerank("warm", ["up"])
+            self._reranks_as = await self._reranker.identity()
         if self.embedder_spec:
             self._embedder = await asyncio.to_thread(open_embedder, self.embedder_spec)
             await self._embedder.embed(["warm up"], EmbedKind.QUERY)
@@ -126,7 +128,7 @@ class Models:
             "auto_truncate": False,
             "tokenization_workers": 1,
             "version": version(),
-            "whimbrel_reranker": self.reranker_spec or None,
+            "whimbrel_reranker": self._reranks_as or None,
         }
         if served:
             said |= {"whimbrel_space": asdict(served.space), "whimbrel_tokenizer": served.tokenizer}

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
+from pydantic_core import from_json
 
 from whimbrel.domain import EmbedKind
 from whimbrel.errors import InvalidRequest
@@ -62,6 +63,17 @@ async def rerank(models: Models, body: bytes, _headers: Headers) -> Reply:
 
 async def either(models: Models, body: bytes, headers: Headers) -> Reply:
     """`POST /`, as Hugging Face's endpoints are asked: by what is in it."""
-    if models.reranker_spec and (not models.embedder_spec or b'"query"' in body):
+    if models.reranker_spec and (not models.embedder_spec or _has_query(body)):
         return await rerank(models, body, headers)
     return await embed(models, body, headers)
+
+
+def _has_query(body: bytes) -> bool:
+    """Among the names, not among the values: `prompt_name` may be `query`."""
+    if b'"query"' not in body:
+        return False
+    try:
+        asked = from_json(body)
+    except ValueError:
+        return False
+    return isinstance(asked, dict) and "query" in asked
