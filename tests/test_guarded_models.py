@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
+import time
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing
 from dataclasses import replace
@@ -40,6 +41,7 @@ from whimbrel.errors import (
     ModelQueueFull,
     ModelSlow,
     SpaceMismatch,
+    WaitTimeout,
 )
 from whimbrel.guards import reranker as guarded_reranker
 from whimbrel.guards import stand_in
@@ -420,6 +422,50 @@ def test_another_space_in_this_process_is_refused_at_configuration(tmp_path: Pat
     folder = encoder(tmp_path / "model")
     with Whimbrel(tmp_path / "home", embedder_fallback=f"onnx:{folder}") as whimbrel, pytest.raises(ConfigError):
         whimbrel.embedder()
+
+
+def test_a_wrong_key_in_a_new_home_ends_the_job_and_is_not_sent_again_and_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with embedding_server("openai") as server:
+        for name, value in (server.environment | {"OPENAI_API_KEY": "a wrong one"}).items():
+            monkeypatch.setenv(name, value)
+        with Whimbrel(tmp_path, embedder=server.spec, **{"ingest.workers": 1}) as whimbrel:
+            for _ in range(2):
+                with pytest.raises(ModelKeyRefused, match="OPENAI_API_KEY"):
+                    whimbrel.add([{"id": "w", "text": TEXT}])
+            time.sleep(2.0)  # the owner would like to make the view
+            assert len(server.batches) <= 6
+            assert whimbrel.status()["models"]["paused"] == []
+
+
+def test_a_new_home_whose_provider_is_out_asks_it_no_more_often_than_the_breaker_lets_it(
+    two: tuple[EmbeddingServer, EmbeddingServer], tmp_path: Path
+) -> None:
+    server, _ = two
+    server.behaviour = "broken"
+    options = {"embedder": server.spec, "guards.breaker_failures": 3, "ingest.workers": 1}
+    with Whimbrel(tmp_path, **options) as whimbrel:
+        with pytest.raises(WaitTimeout):
+            whimbrel.finish(whimbrel.start_add([{"id": "w", "text": TEXT}]), timeout_s=4.0)
+        assert len(server.batches) == 3
+        (paused,) = whimbrel.status()["models"]["paused"]
+        assert paused["model"] == server.spec
+
+
+async def test_what_a_server_is_asked_to_learn_its_space_is_guarded(
+    vectors: EmbeddingServer, catalog_here: Catalog
+) -> None:
+    guards = Guards(Settings(breaker_failures=3, attempts=2), catalog_here)
+    vectors.behaviour = "broken"
+    embedder = guarded(guards, vectors.spec)
+    for error in (ModelDown, ModelPaused, ModelPaused):
+        with pytest.raises(error):
+            await asyncio.to_thread(lambda: embedder.space)
+    assert len(vectors.batches) <= 3
+    assert {outcome for _, outcome, _, _ in calls(catalog_here, guards)} == {"ModelDown", "ModelPaused"}
+    await embedder.close()
+    guards.close()
 
 
 # --- rerankers -------------------------------------------------------------------------------------------------------

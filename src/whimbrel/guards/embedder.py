@@ -15,6 +15,7 @@ from whimbrel.domain import EmbedKind, Space
 from whimbrel.guards.calls import Taken
 from whimbrel.guards.guard import Guard, Patience
 from whimbrel.models.embedders.base import Embedder
+from whimbrel.models.embedders.remote import PROBE, Look, RemoteEmbedder
 
 BULK = 16
 """So many texts at once are bulk work, which gives way."""
@@ -35,8 +36,8 @@ class GuardedEmbedder(Embedder):
 
     @property
     def space(self) -> Space:
-        """That of the model. Where it must ask a server for it, it does so once, without the guards."""
-        return self.inner.space
+        """That of the model. A server that must be asked for it is asked behind the guards. Raises as `embed`."""
+        return self.inner.learn(self._asked) if isinstance(self.inner, RemoteEmbedder) else self.inner.space
 
     @property
     def tokenizer(self) -> Path:
@@ -62,6 +63,10 @@ class GuardedEmbedder(Embedder):
 
     async def close(self) -> None:
         await self.inner.close()
+
+    async def _asked(self, look: Look) -> None:
+        taken = Taken(await asyncio.to_thread(self._tokens, [PROBE]))
+        await self.guard.call(look, taken, self._patience[EmbedKind.QUERY])
 
     def _tokens(self, texts: Sequence[str]) -> int:
         """By the tokenizer that is here, which may not be the server's own."""

@@ -98,7 +98,8 @@ class Guard:
         finally:
             if outcome != OK and not taken.begun:
                 taken.input_tokens = taken.output_tokens = 0  # what is not answered is not charged
-            usd = 0.0 if self.in_process else shared.prices.usd(self.model, taken.input_tokens, taken.output_tokens)
+            nothing = self.in_process or not (taken.input_tokens or taken.output_tokens)
+            usd = 0.0 if nothing else shared.prices.usd(self.model, taken.input_tokens, taken.output_tokens)
             if held:
                 shared.budgets.settle(held, (usd, taken.input_tokens + taken.output_tokens))
             seconds = shared.clock.monotonic() - began

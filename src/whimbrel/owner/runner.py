@@ -15,7 +15,7 @@ from sqlalchemy import Connection
 from whimbrel.catalog import jobs
 from whimbrel.catalog.engine import Catalog, now
 from whimbrel.domain import Job
-from whimbrel.errors import Fenced, UserError, WhimbrelError, place
+from whimbrel.errors import Fenced, ModelUnusable, UserError, WhimbrelError, place
 from whimbrel.owner.events import comes
 from whimbrel.owner.outages import OUTAGES, Outages
 
@@ -199,7 +199,9 @@ async def run(context: JobContext, handler: Handler) -> None:
 
 
 def _passing(error: Exception) -> bool:
-    return isinstance(error, WhimbrelError) and not isinstance(error, UserError) and error.status in (503, 507)
+    """Not a wrong key, for example: that waits for somebody to set it right."""
+    lasting = isinstance(error, UserError | ModelUnusable)
+    return isinstance(error, WhimbrelError) and not lasting and error.status in (503, 507)
 
 
 async def _put_away(context: JobContext, away: PutAway) -> None:

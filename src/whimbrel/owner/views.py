@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Mapping
 
 from whimbrel.catalog import adoptions, collections, moves
@@ -38,6 +39,8 @@ logger = logging.getLogger("whimbrel.owner")
 
 AT_REST_S = 30.0
 """A view to which nothing has come for so long is tidied up to the last row."""
+LONGEST_PAUSE_S = 60.0
+"""Between two attempts to make a view whose model does not answer, or refuses the key."""
 CLOSING_S = 1.0
 """How long letting go of a view waits for it to be closed."""
 
@@ -61,6 +64,8 @@ class Views:
         self._replacing: set[int] = set()
         self._given_up: set[int] = set()
         self._cannot_make: dict[tuple[int, ViewKind], str] = {}
+        self._make_again: dict[tuple[int, ViewKind], tuple[float, float]] = {}
+        """When (by the monotonic clock), and how long to wait should that fail too."""
         self._languages = LanguageWatch(parts.catalog)
         self._heads: dict[int, int] = {}
         self._leaving: dict[asyncio.Task[None], Follower] = {}
@@ -179,9 +184,13 @@ class Views:
         for kind, live in ((ViewKind.LEXICON, collection.lexicon_view_id), (ViewKind.STORE, collection.store_view_id)):
             if live is not None or any(row.view.kind is kind for row in collections.fed(views)):
                 continue
+            due, pause = self._make_again.get((collection.id, kind), (0.0, 1.0))
+            if time.monotonic() < due:
+                continue
             try:
                 made = await asyncio.to_thread(self._parts.default_view, collection, kind)
             except (UserError, ModelError) as error:  # the model is not there, or its name is wrong
+                self._make_again[collection.id, kind] = time.monotonic() + pause, min(2 * pause, LONGEST_PAUSE_S)
                 if self._cannot_make.get((collection.id, kind)) != error.message:
                     self._cannot_make[collection.id, kind] = error.message
                     logger.warning("no %s view of %s can be made: %s", kind, collection.name, error.message)

@@ -32,14 +32,14 @@ class FirstViews:
             return None
         parse_uri(self._settings.store)
         spec = self._cuttings.configured.spec
-        embedder = self._embedders.of() if kind is ViewKind.STORE else None
+        makes = self._embedders.of().space if kind is ViewKind.STORE else None  # which may have to ask a server
         with self._catalog.write() as connection:
             chunking = collections.collection_chunking(connection, collection.id)
             if chunking is None:
                 chunking = collections.chunking_id(connection, spec)
             space = None
-            if embedder is not None:
-                space = vectors.space_id(connection, embedder.space, self._settings.embedder)
+            if makes is not None:
+                space = vectors.space_id(connection, makes, self._settings.embedder)
         uri = without_credentials(self._settings.store) if kind is ViewKind.STORE else uri_of(language)
         return uri, space, chunking
 

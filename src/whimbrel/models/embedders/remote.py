@@ -12,10 +12,11 @@ import sys
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -28,6 +29,9 @@ from whimbrel.models.embedders.base import Embedder
 from whimbrel.models.embedders.minilm import folder
 from whimbrel.models.embedders.network import Vectors
 from whimbrel.models.embedders.tokens import TextTokenizer
+
+Look = Callable[[], Coroutine[Any, Any, None]]
+"""Asks a server what it serves. It may be called again."""
 
 FEW = 8
 """Texts of a call that may go with those of other calls."""
@@ -105,8 +109,12 @@ class RemoteEmbedder(Embedder):
     @property
     def space(self) -> Space:
         """Asks the server where nobody has said. Raises `ModelError`."""
+        return self.learn(lambda look: look())
+
+    def learn(self, ask: Callable[[Look], Coroutine[Any, Any, None]]) -> Space:
+        """The space. Where nobody has said it, `ask` makes the call that finds it out, behind guards for example."""
         if self._space is None:
-            self._background.run_sync(self._look())
+            self._background.run_sync(ask(self._look))
         assert self._space is not None
         return self._space
 

@@ -59,7 +59,8 @@ def fault(name: str, where: Where, status: int, retry_after: str | None = None) 
             f"{name} answers with a redirect ({status}), which is not followed.", f"Check {where.address}."
         )
     if status in (401, 403):
-        return ModelKeyRefused(f"{name}: the provider refuses the key ({status}).", f"Check {where.key}.")
+        said = f"{name}: the provider refuses the key of {where.key} ({status})."
+        return ModelKeyRefused(said, f"Set {where.key} to a key that it takes.")
     if status == 404:
         return ModelNotFound(
             f"The provider knows no model of that name: {name} (404).", f"Check it, and {where.address}."

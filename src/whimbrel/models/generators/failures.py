@@ -82,7 +82,7 @@ def _answered(error: raised.ModelAPIError, name: str, *, begun: bool) -> ModelEr
     said = _said(error)
     if isinstance(error, raised.ModelAuthenticationError):
         return ModelKeyRefused(
-            f"{name}: the provider refuses the key{said}.",
+            f"{name}: the provider refuses the key of {_key(name)}{said}.",
             f"Check {_key(name)}, and that it may use this model.",
         )
     if isinstance(error, raised.ModelNotFoundError):
