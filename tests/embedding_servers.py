@@ -26,9 +26,9 @@ def vector(text: str, dimensions: int = DIMENSIONS) -> list[float]:
 class EmbeddingServer:
     """`behaviour`: `answer`; `busy` (429 with Retry-After); `overloaded` (503 with it); `loading` (503); `broken`
     (500); `spent` (402); `refusing` (400); `moved` (a redirect to `elsewhere`); `never`; `half` (closes in the middle
-    of its answer); `malformed` (no JSON); `odd` (JSON of another shape); `fewer` (a vector too few); `shuffled`
-    (OpenAI: the last vector first, each with its index); `twice` (OpenAI: one index for all); `numberless` (NaN);
-    `zeros`. A wrong key is refused, and a text that holds `too long` too."""
+    of its answer); `endless` (numbers without end); `malformed` (no JSON); `odd` (JSON of another shape); `fewer` (a
+    vector too few); `shuffled` (OpenAI: the last vector first, each with its index); `twice` (OpenAI: one index for
+    all); `numberless` (NaN); `zeros`. A wrong key is refused, and a text that holds `too long` too."""
 
     def __init__(self, protocol: str) -> None:
         self.protocol = protocol
@@ -128,6 +128,8 @@ def _handler(server: EmbeddingServer) -> type[BaseHTTPRequestHandler]:
                 return self._said(STATUSES[server.now], {"error": f"busy with {texts}"})
             if any("too long" in text for text in texts):
                 return self._said(413 if server.protocol == "tei" else 400, {"error": f"too long: {texts}"})
+            if server.now == "endless":
+                return self._go_on()
             if server.now == "never":
                 time.sleep(30)
             vectors: list[Any] = [vector(text, server.dimensions) for text in texts]
@@ -164,6 +166,18 @@ def _handler(server: EmbeddingServer) -> type[BaseHTTPRequestHandler]:
                 self.close_connection = True
                 return
             self.wfile.write(said)
+
+        def _go_on(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Transfer-Encoding", "chunked")
+            self.end_headers()
+            part = b"[" + b"0.25, " * 100_000
+            try:
+                while True:
+                    self.wfile.write(f"{len(part):x}\r\n".encode() + part + b"\r\n")
+            except OSError:
+                self.close_connection = True
 
         def log_message(self, *_: Any) -> None: ...
 

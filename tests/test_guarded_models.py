@@ -302,6 +302,11 @@ async def test_in_a_chain_the_next_one_writes_and_it_is_said(
             await told(chain.stream(PROMPT))
         assert model.spec in raised.value.message
         assert second.spec in raised.value.message
+        assert guards.ledger is not None
+        guards.ledger.flush()
+        with catalog_here.read() as connection:
+            stood = {row["model"]: row["stood_in"] for row in usage.summed(connection, "model", 0.0)}
+        assert stood[second.spec] == 1, "where it was out as well, it did not stand in"
         await chain.close()
 
 

@@ -29,6 +29,7 @@ from whimbrel.errors import (
     SpaceMismatch,
     TextRefused,
 )
+from whimbrel.models import http
 from whimbrel.models.embedders import remote, wires
 from whimbrel.models.embedders.remote import PROBE, RemoteEmbedder
 from whimbrel.models.embedders.resolve import resolve_embedder
@@ -175,6 +176,20 @@ async def test_nobody_is_sent_elsewhere(server: EmbeddingServer) -> None:
             await embedder.embed(["the secret text"], EmbedKind.DOCUMENT)
         assert other.batches == []
         await embedder.close()
+
+
+async def test_an_answer_without_end_is_not_read_to_its_end(
+    tei: EmbeddingServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http, "MOST_BYTES", 4 << 20)
+    embedder = resolve_embedder(tei.spec)
+    await embedder.embed(["a bird"], EmbedKind.DOCUMENT)
+    tei.behaviour = "endless"
+    with pytest.raises(ModelMalformed, match="larger than 4 MiB"):
+        await embedder.embed(["a bird"], EmbedKind.DOCUMENT)
+    tei.behaviour = "answer"
+    assert np.allclose(await embedder.embed(["a bird"], EmbedKind.DOCUMENT), [unit("a bird")], atol=1e-6)
+    await embedder.close()
 
 
 async def test_a_server_that_refuses_every_text_sets_none_aside(server: EmbeddingServer) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, case, delete, func, select
+from sqlalchemy import ColumnElement, Connection, and_, case, delete, func, select
 from sqlalchemy.dialects import postgresql, sqlite
 
 from whimbrel.catalog import tables as t
@@ -87,7 +87,7 @@ def summed(connection: Connection, by: str, since: float, until: float | None = 
         "day": [day.label("day")],
     }
     failed = func.sum(case((column.outcome == OK, 0), else_=column.calls))
-    stood_in = func.sum(case((column.instead_of != "", column.calls), else_=0))
+    stood_in = func.sum(case((and_(column.instead_of != "", column.outcome == OK), column.calls), else_=0))
     sums = [func.sum(column[name]).label(name) for name in _SUMMED]
     query = select(
         *groups[by],

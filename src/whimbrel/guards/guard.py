@@ -129,9 +129,13 @@ class Guard:
                 f"{self.model} had not answered after {timeout_s:g} s.", "It is tried again by itself."
             ) from error
 
+    def _is_limited_in_usd(self) -> bool:
+        limits = self._shared.budgets.limits
+        return any(limit.unit == "usd" and limit.holds_for(self.model, caller.get()) for limit in limits)
+
     def _estimate(self, taken: Taken) -> tuple[float | None, int]:
         usd = self._shared.prices.usd(self.model, taken.input_tokens, taken.output_tokens)
-        if usd is None and not self._said_unpriced:
+        if usd is None and not self._said_unpriced and self._is_limited_in_usd():
             self._said_unpriced = True
             logger.warning("the price of %s is not known: no budget in USD counts it (`guards.prices`)", self.model)
         return usd, taken.input_tokens + taken.output_tokens

@@ -34,6 +34,7 @@ from whimbrel.errors import (
 )
 from whimbrel.models.embedders.network import Vectors
 from whimbrel.models.embedders.remote import About, Wire
+from whimbrel.models.http import answered
 
 if TYPE_CHECKING:
     import httpx
@@ -195,7 +196,7 @@ class Tei(Wire):
                 headers={"authorization": f"Bearer {key}"} if key else {},
             )
         try:
-            answer = await self._client.request(method, self._url + path, json=body, headers=headers)
+            answer = await answered(self._client, self.name, method, self._url + path, body, headers)
         except httpx.HTTPError as error:
             slow = isinstance(error, httpx.TimeoutException) and not isinstance(error, httpx.ConnectTimeout)
             raise unreached(self.name, self.where, slow=slow) from error

@@ -16,6 +16,7 @@ from urllib.parse import parse_qsl, quote, urlsplit
 from whimbrel.errors import ConfigError, ModelKeyMissing
 from whimbrel.models.embedders.remote import LOOK_AGAIN_S
 from whimbrel.models.embedders.wires import CONNECT_S, TIMEOUT_S, Where, fault, malformed, unreached
+from whimbrel.models.http import answered
 from whimbrel.models.rerankers.onnx import sigmoid
 from whimbrel.models.rerankers.remote import RerankWire
 
@@ -62,7 +63,7 @@ class _Http(RerankWire):
                 headers={"authorization": f"Bearer {key}"} if key else {},
             )
         try:
-            answer = await self._client.request(method, url, json=body)
+            answer = await answered(self._client, self.name, method, url, body)
         except httpx.HTTPError as error:
             slow = isinstance(error, httpx.TimeoutException) and not isinstance(error, httpx.ConnectTimeout)
             raise unreached(self.name, self._where, slow=slow) from error
