@@ -52,7 +52,8 @@ endif
 test: $(DEV) $(MILVUS) ## Run all tests but the long ones, in one process more than there are cores (JOBS=N: in N of them).
 	$(BIN)/python -m pytest -m "not soak" -n $(JOBS) --maxprocesses 4 --dist worksteal
 
-# An environment of its own: torch is larger than all the rest. The build for the CPU is enough.
+# An environment of its own: torch is larger than all the rest. The build for the CPU is enough; where pip finds a larger
+# one, PIP_EXTRA_INDEX_URL leads it to that. All else stays as it is locked.
 TORCH := .venv-torch
 test-torch: $(TORCH)/.installed ## Test the models that torch runs (sentence-transformers).
 	PYTHONPATH=src $(TORCH)/bin/python -m pytest tests/test_sentence_transformers.py
@@ -61,7 +62,9 @@ $(TORCH)/.installed: requirements-dev.lock
 	@echo "Installing torch and all the rest into $(TORCH) ..."
 	@test -x $(TORCH)/bin/python || $(PYTHON) -m venv $(TORCH)
 	@$(TORCH)/bin/python -m pip --disable-pip-version-check --quiet install --require-hashes -r requirements-dev.lock
-	@$(TORCH)/bin/python -m pip --disable-pip-version-check --quiet install 'torch==2.13.0' 'sentence-transformers>=6.2,<7'
+	@sed -n '/^[a-z0-9]/s/ *\\$$//p' requirements-dev.lock > $(TORCH)/locked.txt
+	@$(TORCH)/bin/python -m pip --disable-pip-version-check --quiet install --constraint $(TORCH)/locked.txt \
+		'torch==2.13.0' 'sentence-transformers>=6.2,<7'
 	@touch $@
 
 check: $(DEV) ## Lint, format, strict types, and who may import whom.

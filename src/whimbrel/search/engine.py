@@ -318,11 +318,19 @@ class SearchEngine:
 
     async def _both(self, request: SearchRequest, run: _Run, wanted: int) -> tuple[Matches | None, Matches | None]:
         """Both halves at once, bounded in time. Raises only when neither could answer."""
-        halves: list[Awaitable[Matches | WhimbrelError | None]] = [
-            self._half(run, "store", run.store, lambda row: self._dense(request, run, row, wanted)),
-            self._half(run, "lexicon", run.lexicon, lambda row: self._lexical(request, run, row, wanted)),
+        halves = [
+            asyncio.create_task(
+                self._half(run, "store", run.store, lambda row: self._dense(request, run, row, wanted))
+            ),
+            asyncio.create_task(
+                self._half(run, "lexicon", run.lexicon, lambda row: self._lexical(request, run, row, wanted))
+            ),
         ]
-        dense, lexical = await asyncio.gather(*halves)
+        try:
+            dense, lexical = await asyncio.gather(*halves)
+        finally:
+            for half in halves:
+                half.cancel()  # where the other one has shown that the request is wrong
         failures = [found for found in (dense, lexical) if isinstance(found, WhimbrelError)]
         answered = [found for found in (dense, lexical) if isinstance(found, Matches)]
         if failures and not answered:
