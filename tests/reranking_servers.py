@@ -23,16 +23,17 @@ def score(query: str, text: str) -> float:
 
 
 class RerankingServer:
-    """`behaviour`: `answer`; `busy` (429 with Retry-After); `loading` (503); `broken` (500); `never`; `half` (closes in
-    the middle of its answer); `malformed` (no JSON); `odd` (JSON of another shape); `fewer` (a score too few); `twice`
-    (an index twice); `numberless` (NaN); `outside` (scores over 1). A wrong key is refused, and texts of more than
-    `longest` words too."""
+    """`behaviour`: `answer`; `busy` (429 with Retry-After); `loading` (503); `broken` (500); `moved` (a redirect to
+    `elsewhere`); `never`; `half` (closes in the middle of its answer); `malformed` (no JSON); `odd` (JSON of another
+    shape); `fewer` (a score too few); `twice` (an index twice); `placeless` (no index); `numberless` (NaN); `outside`
+    (scores over 1). A wrong key is refused, and texts of more than `longest` words too."""
 
     def __init__(self, protocol: str) -> None:
         self.protocol = protocol
         self.behaviour = "answer"
         self.longest = 1_000
         self.delay_s = 0.0
+        self.elsewhere = ""
         self.sha = "abc"
         self.bodies: list[dict[str, Any]] = []
         self.paths: list[str] = []
@@ -83,7 +84,7 @@ def reranking_server(protocol: str) -> Iterator[RerankingServer]:
         server.close()
 
 
-STATUSES = {"busy": 429, "loading": 503, "broken": 500}
+STATUSES = {"busy": 429, "loading": 503, "broken": 500, "moved": 307}
 
 
 def _asked(body: dict[str, Any]) -> tuple[str, list[str]]:
@@ -131,6 +132,8 @@ def _handler(server: RerankingServer) -> type[BaseHTTPRequestHandler]:
             return self._said(200, {"something": "else"} if server.behaviour == "odd" else self._shaped(ranked, scores))
 
         def _shaped(self, ranked: list[tuple[int, float]], scores: list[float]) -> object:
+            if server.behaviour == "placeless":
+                return {"results": [{"score": one, "relevance_score": one} for one in scores]}
             if server.protocol in ("tei", "huggingface-endpoint"):
                 return [{"index": index, "score": one} for index, one in ranked]
             if server.protocol == "huggingface":
@@ -141,6 +144,8 @@ def _handler(server: RerankingServer) -> type[BaseHTTPRequestHandler]:
         def _said(self, status: int, what: object) -> None:
             said = b"{not json" if server.behaviour == "malformed" else json.dumps(what).encode()
             self.send_response(status)
+            if server.behaviour == "moved":
+                self.send_header("Location", f"{server.elsewhere}{self.path}")
             if server.behaviour == "busy":
                 self.send_header("Retry-After", "7")
             self.send_header("Content-Type", "application/json")

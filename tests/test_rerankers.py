@@ -213,6 +213,7 @@ async def test_a_text_that_the_server_refuses_is_judged_in_parts(server: Reranki
         ("busy", ModelBusy), ("loading", ModelDown), ("broken", ModelDown), ("half", ModelError),
         ("malformed", ModelMalformed), ("odd", ModelMalformed), ("fewer", ModelMalformed), ("twice", ModelMalformed),
         ("numberless", ModelMalformed), ("outside", ModelMalformed), ("never", ModelSlow),
+        ("placeless", ModelMalformed),
     ],
 )  # fmt: skip
 async def test_what_goes_wrong_is_named(
@@ -229,6 +230,17 @@ async def test_what_goes_wrong_is_named(
         assert raised.value.retry_after_s == 7.0
     assert len(server.bodies) <= 1  # one attempt: trying again is somebody else's
     await reranker.close()
+
+
+async def test_nobody_is_sent_elsewhere(server: RerankingServer) -> None:
+    """What answers with a redirect could lead texts to any address that is reached from here."""
+    with reranking_server(server.protocol) as other:
+        server.behaviour, server.elsewhere = "moved", other.url
+        reranker = resolve_reranker(server.spec)
+        with pytest.raises(ModelMalformed, match=r"a redirect \(307\)"):
+            await reranker.rerank(QUERY, ["the secret text"])
+        assert other.bodies == []
+        await reranker.close()
 
 
 async def test_a_wrong_key_names_its_variable(server: RerankingServer, monkeypatch: pytest.MonkeyPatch) -> None:
