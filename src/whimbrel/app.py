@@ -101,13 +101,8 @@ class Whimbrel(Service):
             ask_otherwise=self.models.ask_otherwise,
         )
         self.asking = Asking(catalog, self.engine, self.settings, self.cache, self.models.generator)
-        self.watch = Watch(
-            catalog,
-            self.home.path,
-            self.home.adopted,
-            Reach(*self.settings.stores.reach),
-            self.settings.configured_stores(),
-        )
+        reach, stores = Reach(*self.settings.stores.reach), self.settings.configured_stores()
+        self.watch = Watch(catalog, self.home.path, self.home.adopted, reach, stores)
 
     # --- searching ---------------------------------------------------------------------------------------------------
 
