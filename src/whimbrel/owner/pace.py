@@ -1,7 +1,7 @@
 """Giving way to searches: what compares and copies rows takes every core that there is, and whoever searches waits.
 
-With searches of this process under way it rests as long as it has worked. On 2 cores, p99 of searches during a move is
-then 2.5 times that of before, where it was 3.5 times; nobody pays for it where nobody searches.
+With searches of this process under way it rests as long as it has worked; nobody pays for it where nobody searches.
+Why, and what it brings: docs/decisions/0014.
 """
 
 from __future__ import annotations
