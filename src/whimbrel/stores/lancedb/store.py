@@ -7,6 +7,7 @@ import json
 import math
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
@@ -38,6 +39,10 @@ all of them; recall@10 on MiniLM vectors is 1.00 there, and 0.99 at 1,000,000 ro
 CANDIDATES = 100
 """Rows whose distance is computed exactly, at least; and at least twice as many as are asked for. Each costs about a
 read of the file, and most of a search's time goes into those."""
+
+READ_AGAIN = 2
+"""Times that a search of what seems damaged is made again: damage stays, a version that an erasure without grace took
+away while it was read does not."""
 
 _POSITION = "whimbrel:position"
 _FORMAT_KEY, _FORMAT = b"whimbrel:format", 1
@@ -288,6 +293,14 @@ class LanceStore(Store):
         vector = checked_query(vector, self._space.dimensions)
         if k <= 0 or (ids is not None and not ids):
             return Matches([], np.zeros(0, np.float32))
+        for _ in range(READ_AGAIN):
+            with suppress(ViewDamaged):
+                return await self._search(vector, k, where, ids)
+        return await self._search(vector, k, where, ids)
+
+    async def _search(
+        self, vector: npt.NDArray[np.float32], k: int, where: Filter | None, ids: Sequence[str] | None
+    ) -> Matches:
         table = await self._open()
         with lance_errors(self._cannot("search")):
             if where is None:
