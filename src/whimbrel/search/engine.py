@@ -26,6 +26,7 @@ from whimbrel.errors import (
     BadFilter,
     BadQuery,
     ModelQueueFull,
+    SpaceMismatch,
     UserError,
     ViewDamaged,
     ViewError,
@@ -241,9 +242,22 @@ class SearchEngine:
             await asyncio.to_thread(lexicon.search, "warm up", 1, None)
             return
         assert row.view.space_id is not None
-        embedder = await self._embedder(row.view.space_id)
-        vector = await embedder.embed(["warm up"], EmbedKind.QUERY)
-        await (await self.readers.store(row)).search(vector[0], 1)
+        store = await self.readers.store(row)
+        try:
+            embedder = await self._embedder(row.view.space_id)
+            vector = (await embedder.embed(["warm up"], EmbedKind.QUERY))[0]
+        except SpaceMismatch:
+            if not await asyncio.to_thread(self._lives_in, row):
+                raise
+            vector = np.ones(store.describe().dimensions, np.float32)  # no model here makes any, today as well
+        await store.search(vector, 1)
+
+    def _lives_in(self, row: ViewRow) -> bool:
+        """Whether the view that is searched today is of the same space."""
+        with self.catalog.read() as connection:
+            views = collections.views(connection, row.view.collection_id)
+        states = (ViewState.LIVE, ViewState.FROZEN)
+        return any(one.view.space_id == row.view.space_id and one.view.state in states for one in views)
 
     def _names(self) -> list[str]:
         with self.catalog.read() as connection:
