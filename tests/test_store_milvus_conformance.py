@@ -16,6 +16,9 @@ from whimbrel.testing.surviving import Surviving
 pymilvus = pytest.importorskip("pymilvus")
 pytestmark = pytest.mark.slow
 
+NUMBERS = count()
+"""Of databases: the server outlives the classes, whose tests may run in several parts."""
+
 
 class TestMilvusLite(StoreConformance):
     name = "Milvus Lite"
@@ -33,10 +36,8 @@ class Server(StoreSuite):
     @pytest.fixture(scope="class")
     @classmethod
     def new_place(cls, milvus_server: MilvusServer) -> Callable[[], Place]:
-        numbers = count()
-
         def make() -> Place:
-            name = f"place{next(numbers)}"
+            name = f"place{next(NUMBERS)}"
             client = pymilvus.MilvusClient(milvus_server.url, dedicated=True)
             client.create_database(name)
             client.close()

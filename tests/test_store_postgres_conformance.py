@@ -10,6 +10,9 @@ import pytest
 from whimbrel.testing import Place, StoreConformance
 from whimbrel.testing.base import NewPlace
 
+NUMBERS = count()
+"""Of schemas: the server outlives the class, whose tests may run in several parts."""
+
 
 class TestPostgres(StoreConformance):
     name = "Postgres"
@@ -18,6 +21,5 @@ class TestPostgres(StoreConformance):
     @classmethod
     def new_place(cls, postgres_url: str) -> NewPlace:
         """A schema of its own for each."""
-        numbers = count()
         uri = postgres_url.replace("+psycopg", "")
-        return lambda: Place(f"{uri}&schema=suite{next(numbers)}", Path())
+        return lambda: Place(f"{uri}&schema=suite{next(NUMBERS)}", Path())
