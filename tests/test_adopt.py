@@ -42,7 +42,7 @@ from whimbrel.app import Whimbrel
 from whimbrel.catalog import adoptions
 from whimbrel.catalog import tables as t
 from whimbrel.cli.run import run
-from whimbrel.domain import EmbedKind, MoveState, Space
+from whimbrel.domain import EmbedKind, MoveState, Space, ViewKind
 from whimbrel.errors import AlreadyOwned, BadInput, ConfigError, Conflict, NotFound, SpaceMismatch, TextRefused
 from whimbrel.models.embedders import resolve
 from whimbrel.models.embedders.shortening import shortened
@@ -485,6 +485,9 @@ def test_without_an_embedder_it_is_searched_by_words(home: Whimbrel, toy: Toy, t
     assert any("without the model" in said for said in found.degraded)
     with pytest.raises(SpaceMismatch, match="without the model"):
         home.search(text_of(21), "birds", mode="dense")
+    # A process that has searched opens the target before the switch, though it has no model to search it with.
+    (view,) = [row for row in home.views("birds") if row.view.kind is ViewKind.STORE]
+    home._run(home.engine._warm_view(view, "en"))
     home.finish(home.start_move("birds", to="lancedb:ours", auto_switch=True)[1], timeout_s=DEADLINE_S)
     assert home.move("birds").state is MoveState.SWITCHED, home.move("birds").error
     assert not toy.given, "a text was embedded, by another model"
