@@ -248,7 +248,8 @@ async def test_a_switch_while_documents_are_read_loses_none(
     for number in range(6):
         (notes / f"{number}.md").write_text(f"# Note {number}\n\n" + f"Some words of number {number}. " * 40)
     extract = Ingest._extract
-    begun: list[int] = []
+    moving = asyncio.Lock()
+    moved: list[int] = []
 
     def move() -> None:
         key = there.view(SMALL)
@@ -258,9 +259,10 @@ async def test_a_switch_while_documents_are_read_loses_none(
 
     async def late(self: Ingest, pending: Any) -> Any:
         ready = await extract(self, pending)
-        if not begun:
-            begun.append(1)
-            await asyncio.to_thread(move)
+        async with moving:  # none is written down before it
+            if not moved:
+                await asyncio.to_thread(move)
+                moved.append(1)
         return ready
 
     monkeypatch.setattr(Ingest, "_extract", late)

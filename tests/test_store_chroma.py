@@ -11,6 +11,7 @@ import ssl
 import subprocess
 import sys
 import textwrap
+import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, closing
 from itertools import count
@@ -43,7 +44,7 @@ from whimbrel.errors import (
 from whimbrel.filters import Compare, Filter, Op, flatten, matches, parse
 from whimbrel.stores import chroma
 from whimbrel.stores.base import DENSE, Reach, Records
-from whimbrel.stores.chroma import ChromaStore
+from whimbrel.stores.chroma import ChromaStore, embedded
 from whimbrel.stores.chroma.uri import parse_server
 
 pytest.importorskip("chromadb")
@@ -473,7 +474,7 @@ def run_python(code: str, *arguments: object) -> subprocess.Popen[str]:
         from pathlib import Path
         from whimbrel.domain import Position, Space
         from whimbrel.stores.base import DENSE, Reach, Records
-        from whimbrel.stores.chroma import ChromaStore
+        from whimbrel.stores.chroma import ChromaStore, embedded
         store = ChromaStore("chroma:" + sys.argv[1], "view", Space("test", "1", 16), base=Path())
     """
     source = textwrap.dedent(prelude) + textwrap.dedent(code)
@@ -537,6 +538,25 @@ async def test_what_was_acknowledged_is_there_after_a_kill(tmp_path: Path) -> No
     found = await store.search(unit_vectors(1)[0], 3_000)
     assert sorted(found.ids) == sorted(await store.ids())
     await store.close()
+
+
+async def test_of_two_that_make_a_collection_at_once_one_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    find = embedded._find
+
+    def slow(client: Any, name: str) -> Any:
+        found = find(client, name)
+        time.sleep(0.3)  # the other looks meanwhile
+        return found
+
+    monkeypatch.setattr(embedded, "_find", slow)
+    stores = [opened(f"chroma:{tmp_path}/chroma", "one") for _ in range(2)]
+    made = await asyncio.gather(*(store.create() for store in stores), return_exceptions=True)
+    assert sorted(type(one).__name__ for one in made) == ["Conflict", "NoneType"]
+    for store in stores:
+        assert await store.count() == 0
+        await store.close()
 
 
 async def test_a_folder_of_a_newer_chroma_is_not_opened(tmp_path: Path) -> None:

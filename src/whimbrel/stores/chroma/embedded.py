@@ -75,16 +75,19 @@ class EmbeddedBackend(Backend):
         return folder.collections.get(collection.id) or await self.find(collection.name)
 
     async def create(self, name: str, metadata: Mapping[str, Any]) -> Collection:
+        folder = await self._opened()
+
         def create(client: Any) -> Collection:
-            if _find(client, name) is not None:
-                raise Conflict(
-                    f"There is a collection {name!r} in {self._path} already. Nothing was changed.", ELSEWHERE
+            with folder.describing:
+                if _find(client, name) is not None:
+                    raise Conflict(
+                        f"There is a collection {name!r} in {self._path} already. Nothing was changed.", ELSEWHERE
+                    )
+                return _collection(
+                    client.create_collection(
+                        name, metadata=dict(metadata), configuration={"hnsw": dict(HNSW)}, embedding_function=None
+                    )
                 )
-            return _collection(
-                client.create_collection(
-                    name, metadata=dict(metadata), configuration={"hnsw": dict(HNSW)}, embedding_function=None
-                )
-            )
 
         return await self._do(create)
 
