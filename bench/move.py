@@ -251,7 +251,8 @@ def move_to(home: Path, source: str, target: str, uri: str) -> Moved:
         copied, verified = at["verifying"] - at["copying"], at["ready"] - at["verifying"]
         note(
             f"{source} to {target}: {rows} rows; copied in {copied:.1f} s with the index, "
-            f"verified in {verified:.1f} s; recall {move.checks['search']['target']['recall@10']}; {peak.above_mb:.0f} MB above idle"
+            f"verified in {verified:.1f} s; recall {move.checks['search']['target']['recall@10']}; "
+            f"{peak.above_mb:.0f} MB above idle"
         )
         whimbrel.finish(whimbrel.switch_move(move))
         done = whimbrel.finalise_move(whimbrel.move_by_id(move.id))
