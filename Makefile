@@ -2,6 +2,8 @@
 # The environment is .venv here; it is made anew only when a lock file changes.
 
 SHELL := /bin/sh
+# Byte code is kept, as in an installation: else each of the many processes compiles all that it imports.
+unexport PYTHONDONTWRITEBYTECODE
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
 

@@ -53,12 +53,12 @@ STAR: dict[str, tuple[Course, Course]] = {
     ),
 }
 """From LanceDB to each of the others, and back."""
-SLOW = {"milvus server": pytest.mark.soak, "milvus lite": pytest.mark.soak}
-"""Of a minute and more."""
+QUICK = ("postgres", "chroma folder", "chroma server")
+"""The others go with `make soak`."""
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("name", [pytest.param(name, marks=SLOW.get(name, ())) for name in STAR])
+@pytest.mark.parametrize("name", [pytest.param(name, marks=() if name in QUICK else pytest.mark.soak) for name in STAR])
 def test_a_collection_moves_away_and_back(name: str, tmp_path: Path) -> None:
     if name not in NAMES:
         pytest.skip("the server's package `milvus` is not installed here")
@@ -82,7 +82,7 @@ def test_hundreds_of_moves(
     assert figures.kills.total() > figures.rounds / 2
 
 
-@pytest.mark.parametrize("scheme", ["lancedb", "chroma", "qdrant"])
+@pytest.mark.parametrize("scheme", ["lancedb", "chroma", pytest.param("qdrant", marks=pytest.mark.soak)])
 def test_a_full_disk_under_the_target(scheme: str, tmp_path: Path) -> None:
     """The move says so and waits; the collection is searched and written to; it goes on when there is room."""
     with small_disk(tmp_path / "disk", 8) as disk, opened(tmp_path / "home") as whimbrel:
