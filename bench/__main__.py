@@ -13,7 +13,19 @@ from bench.figures import about_the_machine
 
 NAMES = (
     *("ingest", "lexical", "serve", "search", "streaming", "formats", "chunking"),
-    *("retrieval", "citations", "abstention", "growth", "stores", "move", "move_growth", "exchange", "adopt", "caches"),
+    *(
+        "retrieval",
+        "citations",
+        "abstention",
+        "growth",
+        "stores",
+        "move",
+        "move_growth",
+        "copying",
+        "exchange",
+        "adopt",
+        "caches",
+    ),
     *("models", "model_serving"),
 )
 

@@ -14,8 +14,10 @@ import shutil
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +65,7 @@ def run(folder: Path, *, quick: bool) -> list[Figure]:
     with ExitStack() as stack:
         uris = {
             "postgres": stack.enter_context(own_postgres(place / "postgres")),
-            "chroma": stack.enter_context(_chroma(place / "chroma")),
+            "chroma": stack.enter_context(own_chroma(place / "chroma")),
             "chroma_folder": f"chroma:{place / 'folder'}",
             "milvus": "milvus+" + stack.enter_context(milvus.server()),
         }
@@ -107,7 +109,7 @@ async def _bare(
     rates = {}
     for name in names:
         shutil.rmtree(folder, ignore_errors=True)
-        async with _side(name, uris, folder) as side:
+        async with own_side(name, uris, folder) as side:
             await side.create()
             with clock() as writing:
                 for batch in batches:
@@ -135,7 +137,7 @@ def _plain(batch: Records) -> Records:
 
 
 @asynccontextmanager
-async def _side(name: str, uris: dict[str, str], folder: Path) -> AsyncIterator[Side]:
+async def own_side(name: str, uris: dict[str, str], folder: Path) -> AsyncIterator[Side]:
     if name == "lancedb":
         yield lancedb.Direct(folder)
     elif name == "postgres":
@@ -175,7 +177,7 @@ def own_postgres(folder: Path) -> Iterator[str]:
 
 
 @contextmanager
-def _chroma(folder: Path) -> Iterator[str]:
+def own_chroma(folder: Path) -> Iterator[str]:
     with chroma.server(folder) as port:
         yield f"chroma+http://127.0.0.1:{port}"
 
@@ -191,7 +193,7 @@ class _Peak:
 
 
 @contextmanager
-def _watched() -> Iterator[_Peak]:
+def watched() -> Iterator[_Peak]:
     peak = _Peak()
     began = _anonymous_mb()
     stop = threading.Event()
@@ -237,11 +239,18 @@ def _move(home: Path, source: str, target: str, uri: str, bare: float) -> list[F
 
 
 def move_to(home: Path, source: str, target: str, uri: str) -> Moved:
-    """Move the collection to `uri`, switch, and drop the view that it left."""
+    """Move the collection to `uri`, switch, and drop the view that it left; in a process of its own, whose memory holds
+    nothing of other moves."""
+    with ProcessPoolExecutor(1, get_context("spawn")) as process:
+        return process.submit(_moved, home, source, target, uri).result()
+
+
+def _moved(home: Path, source: str, target: str, uri: str) -> Moved:
     with Whimbrel(home, **OVERRIDES) as whimbrel:
         assert whimbrel.own()
-        whimbrel.search(question(tokenizer(), 1))
-        with _watched() as peak:
+        for number in range(20):
+            whimbrel.search(question(tokenizer(), number))
+        with watched() as peak:
             move, job = whimbrel.start_move("default", to=uri)
             whimbrel.finish(job)
         move = whimbrel.move_by_id(move.id)
