@@ -13,20 +13,8 @@ from bench.figures import about_the_machine
 
 NAMES = (
     *("ingest", "lexical", "serve", "search", "streaming", "formats", "chunking"),
-    *(
-        "retrieval",
-        "citations",
-        "abstention",
-        "growth",
-        "stores",
-        "move",
-        "move_growth",
-        "copying",
-        "exchange",
-        "adopt",
-        "caches",
-    ),
-    *("models", "model_serving"),
+    *("retrieval", "citations", "abstention", "growth", "stores", "move", "move_growth"),
+    *("copying", "exchange", "adopt", "caches", "models", "model_serving"),
 )
 
 
