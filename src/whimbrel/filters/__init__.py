@@ -14,6 +14,7 @@ from whimbrel.filters.grammar import (
     normalise_metadata,
     operators,
     parse,
+    paths,
     to_json,
 )
 
@@ -31,5 +32,6 @@ __all__ = [
     "normalise_metadata",
     "operators",
     "parse",
+    "paths",
     "to_json",
 ]

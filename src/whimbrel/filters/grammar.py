@@ -119,6 +119,17 @@ def operators(where: Filter) -> frozenset[str]:
             return frozenset({op.value})
 
 
+def paths(where: Filter) -> frozenset[str]:
+    """Those that it looks at."""
+    match where:
+        case And(terms) | Or(terms):
+            return frozenset().union(*map(paths, terms))
+        case Not(term):
+            return paths(term)
+        case Compare(path, _, _):
+            return frozenset([path])
+
+
 def flatten(metadata: Mapping[str, Any]) -> dict[str, list[Scalar]]:
     """The scalars at each dotted path, in the order met.
 

@@ -9,10 +9,10 @@ import numpy as np
 import numpy.typing as npt
 
 from whimbrel.domain import Matches
-from whimbrel.filters import Filter, matches
+from whimbrel.filters import Filter, matches, paths
 from whimbrel.stores.metrics import Metric, measure, scores
-from whimbrel.stores.milvus.backend import LOOSE, MAX_WINDOW, VECTOR, Backend
-from whimbrel.stores.milvus.rows import from_milvus, metadata_of, to_milvus
+from whimbrel.stores.milvus.backend import LOOSE, MAX_WINDOW, METADATA, VECTOR, Backend
+from whimbrel.stores.milvus.rows import from_milvus, metadata_of, takes_key, to_milvus
 from whimbrel.stores.milvus.where import Compiled, both, compile_filter, ids_in
 
 _DIGITS = 6
@@ -65,24 +65,21 @@ class _Checks:
 
     def __init__(self, where: Filter | None, compiled: Compiled, backend: Backend) -> None:
         self._where = where
-        self._compiled = compiled
+        self._exact = compiled.exact
         self._backend = backend
-        self.fields: Sequence[str] = [LOOSE] if self._may_be_loose and compiled.exact else []
-
-    @property
-    def _may_be_loose(self) -> bool:
-        return self._where is not None and self._backend.facts.may_be_loose
+        self._asked = [] if where is None else [*filter(takes_key, paths(where)), METADATA]
+        """The fields that say of the metadata what the filter asks for."""
+        loose = [LOOSE] if where is not None and backend.facts.may_be_loose else []
+        self.fields: Sequence[str] = loose if compiled.exact else self._asked
 
     async def passing(self, name: str, rows: Sequence[tuple[str, Mapping[str, Any]]]) -> set[str]:
-        where = self._where
-        if where is None or (self._compiled.exact and not self._may_be_loose):
-            return {id_ for id_, _ in rows}
-        unsure = [id_ for id_, row in rows if not self._compiled.exact or row.get(LOOSE)]
+        if not self._exact:
+            return {id_ for id_, row in rows if self.row_passes(row)}
+        unsure = [id_ for id_, row in rows if row.get(LOOSE)]
         passing = {id_ for id_, _ in rows} - set(unsure)
         for start in range(0, len(unsure), _PAGE):
-            for row in await self._backend.get(name, unsure[start : start + _PAGE], ["*"]):
-                if matches(where, metadata_of(row)):
-                    passing.add(row["id"])
+            found = await self._backend.get(name, unsure[start : start + _PAGE], self._asked)
+            passing.update(row["id"] for row in found if self.row_passes(row))
         return passing
 
     def row_passes(self, row: Mapping[str, Any]) -> bool:

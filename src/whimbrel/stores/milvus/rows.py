@@ -46,11 +46,11 @@ _ID_PREFIX = "whimbrel:"
 _SPECIAL = re.compile(r"[\x00-\x1f\x7f]")
 
 
-def _takes_key(name: str) -> bool:
+def takes_key(name: str) -> bool:
     return PLAIN.fullmatch(name) is not None and len(name) <= 200 and name not in FIELDS
 
 
-DIALECT = Dialect(takes_key=_takes_key, takes_text=lambda value: len(value) <= 1_000 and "\0" not in value)
+DIALECT = Dialect(takes_key=takes_key, takes_text=lambda value: len(value) <= 1_000 and "\0" not in value)
 
 
 def to_milvus(id_: str) -> str:
@@ -102,7 +102,7 @@ def decode(rows: Sequence[Mapping[str, Any]], dimensions: int) -> Records:
 
 
 def metadata_of(row: Mapping[str, Any]) -> Metadata:
-    """The metadata as it was given."""
+    """The metadata as it was given; where a row has but some of the dynamic fields, what of it these say."""
     plain = {key: value for key, value in row.items() if key not in FIELDS}
     return joined(plain, "".join(row[METADATA]) or None)
 

@@ -9,12 +9,12 @@ import numpy as np
 import numpy.typing as npt
 
 from whimbrel.domain import Matches
-from whimbrel.filters import Filter, matches
+from whimbrel.filters import Filter, matches, paths
 from whimbrel.stores.metrics import Metric, scores
 from whimbrel.stores.qdrant.backend import Backend
 from whimbrel.stores.qdrant.payload import ID, ODD, Shapes, decode
 from whimbrel.stores.qdrant.rules import to_point
-from whimbrel.stores.qdrant.where import compile_filter, paths
+from whimbrel.stores.qdrant.where import compile_filter
 from whimbrel.stores.records import DENSE
 
 _DIGITS = 6

@@ -36,16 +36,6 @@ def answers(where: Filter) -> bool:
             return op is Op.EXISTS or not isinstance(values[0], str)
 
 
-def paths(where: Filter) -> frozenset[str]:
-    match where:
-        case And(terms) | Or(terms):
-            return frozenset().union(*map(paths, terms))
-        case Not(term):
-            return paths(term)
-        case Compare(path, _, _):
-            return frozenset([path])
-
-
 def compile_filter(where: Filter, shapes: Shapes) -> models.Filter | bool:
     found = _condition(where, True, shapes)
     return found if isinstance(found, bool) else _as_filter(found)
