@@ -20,6 +20,7 @@ def run(folder: Path, *, quick: bool) -> list[Figure]:
     """Rows/s from the start to `ready`, against the smallest size, and the memory of the process that moves."""
     place = folder / "move_growth"
     shutil.rmtree(place, ignore_errors=True)
+    place.mkdir(parents=True)
     grown = Grown(place)
     figures: list[Figure] = []
     first: dict[str, Moved] = {}

@@ -27,7 +27,7 @@ async def database(folder: Path) -> AsyncIterator[Database]:
     with server() as url:
         store = MilvusStore(f"milvus+{url}", "bench", SPACE, base=folder)
         client = pymilvus.MilvusClient(url, dedicated=True)
-        yield Database(store, Direct(client))
+        yield Database(store, Direct(client), indexes_as_it_likes=True)
         await store.close()
         client.close()
 

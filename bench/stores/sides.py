@@ -47,6 +47,8 @@ class Side(ABC):
 class Database:
     store: Store
     direct: Side
+    indexes_as_it_likes: bool = False
+    """Both sides' indexes at once, in a server that they share: whose turn it is cannot be told."""
 
 
 class Ours(Side):
