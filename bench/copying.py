@@ -17,6 +17,7 @@ from bench.figures import Figure, clock, note
 from bench.move import MEMORY_MB, own_chroma, own_postgres, own_side, watched
 from bench.stores import lancedb
 from bench.stores.rows import Rows, make_rows
+from whimbrel.memory import bound_memory
 from whimbrel.move.copy import Options, copy_all
 from whimbrel.stores.base import DENSE
 from whimbrel.stores.foreign.resolve import parse
@@ -95,6 +96,7 @@ async def _bare(name: str, uris: dict[str, str], folder: Path, rows: Rows) -> fl
 
 def _copy(source: Path, target: str, states: Path) -> tuple[float, float, float]:
     """Seconds, of them spent writing, and MB above what the process had."""
+    bound_memory()  # as the command does
     here, there = parse(f"lancedb:{source}/direct"), parse(f"{target}/copied")
     with watched() as peak:
         (report,) = asyncio.run(copy_all(here, there, Options(), base=Path.cwd(), states=states))

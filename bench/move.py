@@ -34,6 +34,7 @@ from bench.stores import chroma, lancedb, milvus, postgres, qdrant_folder
 from bench.stores.sides import Side
 from whimbrel import Whimbrel
 from whimbrel.domain import MoveState
+from whimbrel.memory import bound_memory
 from whimbrel.owner.lending import store_of
 from whimbrel.stores.base import Records
 
@@ -246,6 +247,7 @@ def move_to(home: Path, source: str, target: str, uri: str) -> Moved:
 
 
 def _moved(home: Path, source: str, target: str, uri: str) -> Moved:
+    bound_memory()  # as an owner does
     with Whimbrel(home, **OVERRIDES) as whimbrel:
         assert whimbrel.own()
         for number in range(20):

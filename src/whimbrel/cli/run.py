@@ -11,6 +11,7 @@ import typer
 from whimbrel.cli import out
 from whimbrel.cli.app import app
 from whimbrel.errors import WhimbrelError
+from whimbrel.memory import bound_memory
 
 # The one class of its family that typer exports; its base is the error of every wrong command line.
 UsageError = cast(type[typer.BadParameter], typer.BadParameter.__mro__[1])
@@ -24,6 +25,7 @@ def run(args: Sequence[str]) -> int:
 
     With `--json` among the arguments, an error is also told on stdout, as one line of JSON.
     """
+    bound_memory()
     as_json = "--json" in args
     try:
         status = app(args=list(args), prog_name="whimbrel", standalone_mode=False)

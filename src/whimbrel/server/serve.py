@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, NoReturn
 
 from whimbrel.errors import WhimbrelError
 from whimbrel.home import Home
+from whimbrel.memory import bound_memory
 from whimbrel.server.gate import Gate
 from whimbrel.server.hosts import check_server, is_loopback_name
-from whimbrel.server.http import FINISH_S, Http, bound_memory, config, no_collection, on_signals, runner, url_of
+from whimbrel.server.http import FINISH_S, Http, config, no_collection, on_signals, runner, url_of
 from whimbrel.server.logs import set_up_logging
 from whimbrel.server.sockets import HomeSocket, listen
 

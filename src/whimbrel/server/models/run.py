@@ -10,10 +10,11 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from whimbrel.errors import ConfigError
+from whimbrel.memory import bound_memory
 from whimbrel.models.embedders.resolve import resolve_embedder
 from whimbrel.models.rerankers.resolve import resolve_reranker
 from whimbrel.server.hosts import check_server, is_loopback_name
-from whimbrel.server.http import Http, bound_memory, on_signals, runner, url_of
+from whimbrel.server.http import Http, on_signals, runner, url_of
 from whimbrel.server.logs import set_up_logging
 from whimbrel.server.models.app import create_app
 from whimbrel.server.models.models import Models
