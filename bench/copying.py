@@ -97,7 +97,8 @@ async def _bare(name: str, uris: dict[str, str], folder: Path, rows: Rows) -> fl
 def _copy(source: Path, target: str, states: Path) -> tuple[float, float, float]:
     """Seconds, of them spent writing, and MB above what the process had."""
     bound_memory()  # as the command does
-    here, there = parse(f"lancedb:{source}/direct"), parse(f"{target}/copied")
+    where, mark, query = target.partition("?")
+    here, there = parse(f"lancedb:{source}/direct"), parse(f"{where}/copied{mark}{query}")
     with watched() as peak:
         (report,) = asyncio.run(copy_all(here, there, Options(), base=Path.cwd(), states=states))
     assert report.holds, report

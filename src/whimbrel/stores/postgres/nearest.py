@@ -7,6 +7,7 @@ the index was given up too early: all rows that pass are compared.
 
 from __future__ import annotations
 
+import math
 from math import isnan
 from typing import Any
 
@@ -14,17 +15,27 @@ import numpy as np
 
 from whimbrel.domain import Matches
 from whimbrel.stores.metrics import Metric, scores
-from whimbrel.stores.postgres.pool import Link, VectorBytes
+from whimbrel.stores.postgres.pool import EF_SEARCH, Link, VectorBytes
 from whimbrel.stores.postgres.table import MAX_HALF_DIMENSIONS, MAX_HNSW_DIMENSIONS, Table
 from whimbrel.stores.postgres.where import Condition
 
+LARGE = 100_000
+"""Rows up to which `EF_SEARCH` candidates find what is near."""
 _FEW = 4
 """Candidates by vectors in half precision, for each row that is asked for."""
 
 
-async def nearest(link: Link, table: Table, vector: VectorBytes, k: int, condition: Condition | None) -> Matches:
-    """The k nearest of the rows that pass; ties by id."""
-    await link.search_wide(2 * k)
+def width(k: int, rows: int) -> int:
+    """Candidates that a search of the index keeps: twice as many as are asked for, and the more the larger the table
+    is, of which a graph of the same degree leads to fewer of the nearest (.84 with 120 of a million, .92 with 300)."""
+    return max(2 * k, math.ceil(EF_SEARCH * (rows / LARGE) ** 0.4) if rows > LARGE else 0)
+
+
+async def nearest(
+    link: Link, table: Table, vector: VectorBytes, k: int, condition: Condition | None, rows: int = 0
+) -> Matches:
+    """The k nearest of the rows that pass; ties by id. `rows`: about as many as the table has."""
+    await link.search_wide(width(k, rows))
     # A statement with a filter is planned for the values that it has now, one without needs planning once.
     prepare = None if condition is None else False
     found = []

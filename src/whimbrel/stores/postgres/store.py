@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import math
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -27,6 +29,8 @@ from whimbrel.stores.records import checked_query, writable
 
 T = TypeVar("T")
 
+ESTIMATE_S = 60.0
+"""How long a number of rows is taken for what it was."""
 WRITE_S = 600
 """A statement that writes is ended by the server after so long: a batch of thousands may wait for an index."""
 
@@ -58,6 +62,8 @@ class PostgresStore(Store):
         self._checked = False
         self._writing = asyncio.Lock()
         self._in_bulk = False
+        self._estimate = 0
+        self._estimated_at = -math.inf
 
     # --- the table itself --------------------------------------------------------------------------------------------
 
@@ -183,7 +189,11 @@ class PostgresStore(Store):
         if k <= 0 or (ids is not None and not ids):
             return Matches([], np.zeros(0, np.float32))
         condition = _condition(where, ids)
-        return await self._read("search", lambda link: nearest(link, self._table, packed, k, condition))
+
+        async def search(link: Link) -> Matches:
+            return await nearest(link, self._table, packed, k, condition, await self._about(link))
+
+        return await self._read("search", search)
 
     # --- inside ------------------------------------------------------------------------------------------------------
 
@@ -247,10 +257,19 @@ class PostgresStore(Store):
             if rows >= min_rows:
                 await index.build(link, self._table, rows)
                 await link.vacuum(f"VACUUM (ANALYZE) {self._table.name}")
+                self._estimated_at = -math.inf
 
     async def _count(self, link: Link) -> int:
         ((rows,),) = await link.fetch(f"SELECT count(*) FROM {self._table.name}")
         return int(rows)
+
+    async def _about(self, link: Link) -> int:
+        """As many rows as Postgres thought lately that there are."""
+        if time.monotonic() > self._estimated_at + ESTIMATE_S:
+            found = await link.fetch("SELECT reltuples FROM pg_class WHERE oid = to_regclass(%s)", [self._table.name])
+            self._estimate = max(0, int(found[0][0])) if found else 0
+            self._estimated_at = time.monotonic()
+        return self._estimate
 
     async def _read(self, verb: str, work: Callable[[Link], Awaitable[T]]) -> T:
         """What `work` reads from the table, which is ours and of this space."""
