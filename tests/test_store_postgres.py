@@ -28,7 +28,8 @@ from whimbrel.errors import (
 )
 from whimbrel.filters import matches, normalise_metadata, parse
 from whimbrel.stores.base import DENSE, Reach, Records
-from whimbrel.stores.postgres import PostgresStore, index
+from whimbrel.stores.postgres import PostgresStore, index, nearest
+from whimbrel.stores.postgres.pool import Link
 from whimbrel.stores.postgres.table import table_name
 
 DIMENSIONS = 16
@@ -208,6 +209,24 @@ async def test_filters_that_keep_hardly_a_row_find_all_of_them(store: PostgresSt
         best = sorted(passing, key=lambda i: -cosines[i])[:10]
         assert len(found.ids) == min(10, len(passing)), where
         assert len(set(found.ids) & {rows.ids[i] for i in best}) >= len(best) - 1, where
+
+
+async def test_of_a_large_index_more_is_looked_at(store: PostgresStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert [nearest.width(10, rows) for rows in (0, 100_000, 1_000_000)] == [20, 20, 302]
+    assert nearest.width(400, 1_000_000) == 800
+    looked: list[int] = []
+
+    async def noted(link: Link, candidates: int) -> None:
+        looked.append(candidates)
+
+    monkeypatch.setattr(Link, "search_wide", noted)
+    monkeypatch.setattr(nearest, "LARGE", 100)
+    await store.begin_bulk()
+    await store.upsert(rows_of([{}] * 6_400))
+    await store.search(unit_vectors(1)[0], 5)
+    await store.end_bulk()  # which asks Postgres anew how many rows there are
+    await store.search(unit_vectors(1)[0], 5)
+    assert looked == [10, math.ceil(120 * 64**0.4)]
 
 
 async def test_deleted_rows_do_not_crowd_out_others(store: PostgresStore) -> None:
