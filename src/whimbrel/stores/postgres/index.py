@@ -6,6 +6,8 @@ them. So as long as rows come faster than that, there is none.
 
 from __future__ import annotations
 
+import re
+
 import psycopg
 
 from whimbrel.stores.postgres.pool import Link
@@ -14,9 +16,11 @@ from whimbrel.stores.postgres.table import MAX_HALF_DIMENSIONS, MAX_HNSW_DIMENSI
 MIN_ROWS = 5_000
 """Fewer are compared one by one, in under 10 ms."""
 MAX_MEMORY_KB = 1024 * 1024
-"""Of the server's memory for a build, at most, unless its own `maintenance_work_mem` is larger. A graph that does not
-fit is built on disk, much slower: a million vectors of 384 dimensions take 2.4 GB."""
+"""Of the server's memory for a build, at most, unless its own `maintenance_work_mem` is larger, or half of what it has
+left is. A graph that does not fit is built on disk: a million vectors of 384 dimensions, which take 2.4 GB, in 13
+minutes instead of 3, and searches with 200 candidates find .87 of the nearest instead of .97."""
 _NODE_BYTES = 900
+_FILES = ("/proc/meminfo", "/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current")
 
 
 async def is_built(link: Link, table: Table) -> bool:
@@ -39,17 +43,37 @@ async def build(link: Link, table: Table, rows: int) -> None:
 
 async def _build(link: Link, table: Table, rows: int, *, parallel: bool) -> None:
     needed = rows * (4 * table.dimensions + _NODE_BYTES) * 11 // 10 // 1024
+    most = MAX_MEMORY_KB if needed <= MAX_MEMORY_KB else max(MAX_MEMORY_KB, await _left_kb(link) // 2)
     async with link.connection.transaction():
         await link.execute("SET LOCAL statement_timeout = 0")
         await link.execute(
             "SELECT set_config('maintenance_work_mem', greatest(setting::bigint, %s)::text || 'kB', true) "
             "FROM pg_settings WHERE name = 'maintenance_work_mem'",
-            [min(needed, MAX_MEMORY_KB)],
+            [min(needed, most)],
         )
         if not parallel:
             await link.execute("SET LOCAL max_parallel_maintenance_workers = 0")
         for statement in _definitions(table).values():
             await link.execute(statement)
+
+
+async def _left_kb(link: Link) -> int:
+    """Of the server's memory, and of what its container may take; 0 where it is not said: a role reads the server's
+    files only if it is a superuser, or may by `pg_read_server_files`."""
+    try:
+        ((system, most, taken),) = await link.fetch(_MEMORY)
+    except psycopg.errors.InsufficientPrivilege:
+        return 0
+    found = re.search(r"^MemAvailable:\s*(\d+) kB", system or "", re.MULTILINE)
+    left = int(found[1]) if found else 0
+    if (most or "").strip().isdigit() and (taken or "").strip().isdigit():
+        left = min(left, max(0, int(most) - int(taken)) // 1024)
+    return left
+
+
+_MEMORY = f"""
+SELECT {", ".join(f"pg_read_file('{name}', 0, 10000, true)" for name in _FILES)}
+"""
 
 
 def _definitions(table: Table) -> dict[str, str]:
