@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+import sys
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from typing import Any
@@ -209,6 +210,44 @@ async def test_filters_that_keep_hardly_a_row_find_all_of_them(store: PostgresSt
         best = sorted(passing, key=lambda i: -cosines[i])[:10]
         assert len(found.ids) == min(10, len(passing)), where
         assert len(set(found.ids) & {rows.ids[i] for i in best}) >= len(best) - 1, where
+
+
+@pytest.mark.parametrize(("left_kb", "taken_kb"), [(0, 1_024), (4_096, 2_048), (1_000_000, 6_213)])
+async def test_an_index_is_built_in_half_of_the_memory_that_is_left(
+    store: PostgresStore, monkeypatch: pytest.MonkeyPatch, left_kb: int, taken_kb: int
+) -> None:
+    """Up to what it needs, and from what is taken anyway."""
+    monkeypatch.setattr(index, "MAX_MEMORY_KB", 1_024)
+
+    async def left(_link: Link) -> int:
+        return left_kb
+
+    monkeypatch.setattr(index, "_left_kb", left)
+    execute, said = Link.execute, list[Any]()
+
+    async def noted(self: Link, query: str, parameters: Any = None) -> int:
+        if "maintenance_work_mem" in query:
+            said.extend(parameters)
+        return await execute(self, query, parameters)
+
+    monkeypatch.setattr(Link, "execute", noted)
+    await store.begin_bulk()
+    await store.upsert(rows_of([{}] * 6_000))
+    await store.end_bulk()
+    assert said == [taken_kb]
+
+
+async def test_the_memory_of_a_server_is_read_where_its_role_may(uri: str) -> None:
+    async with await psycopg.AsyncConnection.connect(uri, autocommit=True) as connection:
+        if sys.platform.startswith("linux"):
+            assert await index._left_kb(Link(connection)) > 0
+        await connection.execute("CREATE ROLE reader_of_nothing")
+        try:
+            await connection.execute("SET ROLE reader_of_nothing")
+            assert await index._left_kb(Link(connection)) == 0
+        finally:
+            await connection.execute("RESET ROLE")
+            await connection.execute("DROP ROLE reader_of_nothing")
 
 
 async def test_of_a_large_index_more_is_looked_at(store: PostgresStore, monkeypatch: pytest.MonkeyPatch) -> None:

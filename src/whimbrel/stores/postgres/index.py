@@ -58,11 +58,11 @@ async def _build(link: Link, table: Table, rows: int, *, parallel: bool) -> None
 
 
 async def _left_kb(link: Link) -> int:
-    """Of the server's memory, and of what its container may take; 0 where it is not said: a role reads the server's
-    files only if it is a superuser, or may by `pg_read_server_files`."""
+    """Of the server's memory, and of what its container may take; 0 where it is not said: hardly a role but a
+    superuser reads the server's files."""
     try:
         ((system, most, taken),) = await link.fetch(_MEMORY)
-    except psycopg.errors.InsufficientPrivilege:
+    except (psycopg.ProgrammingError, psycopg.NotSupportedError):
         return 0
     found = re.search(r"^MemAvailable:\s*(\d+) kB", system or "", re.MULTILINE)
     left = int(found[1]) if found else 0
