@@ -20,7 +20,9 @@ from bench.stores.rows import Rows, make_rows
 from whimbrel.memory import bound_memory
 from whimbrel.move.copy import Options, copy_all
 from whimbrel.stores.base import DENSE
+from whimbrel.stores.foreign.base import Chosen
 from whimbrel.stores.foreign.resolve import parse
+from whimbrel.stores.metrics import Metric
 
 FEWER = {"chroma": 20_000}
 """Rows for those that take a thousand a second."""
@@ -99,7 +101,8 @@ def _copy(source: Path, target: str, states: Path) -> tuple[float, float, float]
     bound_memory()  # as the command does
     where, mark, query = target.partition("?")
     here, there = parse(f"lancedb:{source}/direct"), parse(f"{where}/copied{mark}{query}")
+    options = Options(chosen=Chosen(metric=Metric.COSINE))  # a table without an index says none
     with watched() as peak:
-        (report,) = asyncio.run(copy_all(here, there, Options(), base=Path.cwd(), states=states))
+        (report,) = asyncio.run(copy_all(here, there, options, base=Path.cwd(), states=states))
     assert report.holds, report
     return report.seconds, report.seconds_writing, peak.above_mb
