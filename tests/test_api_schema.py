@@ -21,7 +21,7 @@ CHECKS = [
     "response_schema_conformance",
     "unsupported_method",
 ]
-SECONDS = 30
+SECONDS = 20
 CONFIGURATION = """
 [[operations]]
 include-name = "GET /ready"

@@ -539,10 +539,10 @@ def test_a_running_serve_answers_the_command_line(shelf: Shell, read: dict[str, 
 
 
 def test_an_interrupted_wait_says_what_goes_on(fresh: Shell) -> None:
-    write(fresh.home.parent / "notes", many(80))
+    write(fresh.home.parent / "notes", many(300))
     with fresh.started("ingest", "notes") as process:
         until(lambda: process.poll() is not None or _count(fresh, "chunks") > 0, "the first committed chunks")
         process.send_signal(signal.SIGINT)
         assert process.wait(30) == 130
         assert "Interrupted. Job" in process.log.read_text()  # type: ignore[attr-defined]
-    assert fresh.run("ingest", "notes", "--json").json["documents"] == 80
+    assert fresh.run("ingest", "notes", "--json").json["documents"] == 300

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 from tests.s3_server import environment, s3_server
 
+from whimbrel.domain import Space
 from whimbrel.errors import StoreRefused, StoreUnavailable, ViewError
-from whimbrel.stores.base import Store
+from whimbrel.stores.base import Store, Vectors
 from whimbrel.testing import Place, StoreConformance, rows_of
 from whimbrel.testing.base import NewPlace
 
@@ -47,6 +48,18 @@ class TestLanceDBOnS3(StoreConformance):
     def new_place(cls, bucket: str, tmp_path_factory: pytest.TempPathFactory) -> NewPlace:
         folder = tmp_path_factory.mktemp("base")
         return lambda: Place(f"lancedb:{bucket}/{uuid.uuid4().hex}", folder)
+
+    # Long over S3, and its business least of all: `make soak` runs them.
+
+    @pytest.mark.soak
+    async def test_recall_on_real_embeddings(
+        self, real: tuple[Place, Space, Vectors, Vectors], record_property: Callable[[str, object], None]
+    ) -> None:
+        await super().test_recall_on_real_embeddings(real, record_property)
+
+    @pytest.mark.soak
+    async def test_reads_beside_writes_and_deletes(self, new_place: NewPlace) -> None:
+        await super().test_reads_beside_writes_and_deletes(new_place)
 
 
 # --- a bucket that is not there, keys that are not accepted, nobody who answers ---------------------------------------

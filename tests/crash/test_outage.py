@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import signal
 import tempfile
 import time
 from collections.abc import Iterator
@@ -47,4 +48,29 @@ def test_the_owner_goes_on_when_postgres_is_back(away_s: float, server: Any, tmp
         assert owner.poll() is None, log.read_text()
         found = shell.run("search", "curlew hills", "--json").json
         assert "hills" in found["hits"][0]["text"]
-        assert shell.run("status", "--json").json["owner"]["pid"] == owner.pid
+        # A command that came first was the owner for a moment.
+        until(
+            lambda: (shell.run("status", "--json").json["owner"] or {}).get("pid") == owner.pid,
+            "it owns the home again",
+        )
+
+
+def test_an_owner_waits_for_who_came_before_it_was_back(server: Any, tmp_path: Path) -> None:
+    url = server.get_uri().replace("postgresql://", "postgresql+psycopg://")
+    shell = Shell(tmp_path / "home", WHIMBREL_CATALOG=url, WHIMBREL_OWNER_LEASE_S=str(LEASE_S))
+    with shell.started("owner") as owner:
+        log = owner.log  # type: ignore[attr-defined]
+        until(lambda: "owns" in log.read_text(), "owner")
+        server.stop()
+        until(lambda: "cannot be owned now" in log.read_text(), "it has ended, and begins again")
+        owner.send_signal(signal.SIGSTOP)
+        server.start()
+        with shell.started("owner") as other:
+            until(lambda: "owns" in other.log.read_text(), "the other")  # type: ignore[attr-defined]
+            owner.send_signal(signal.SIGCONT)
+            until(lambda: "The home is owned by" in log.read_text(), "it says who owns the home")
+            assert owner.poll() is None
+        until(
+            lambda: (shell.run("status", "--json").json["owner"] or {}).get("pid") == owner.pid,
+            "it owns the home again",
+        )

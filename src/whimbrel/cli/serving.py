@@ -58,8 +58,8 @@ def owner() -> None:
 
 
 def _own_again(whimbrel: Whimbrel, stop: threading.Event) -> None:
-    """After the owner has ended by itself: its catalog was out for too long, its disk full. Raises `Fenced` and
-    `AlreadyOwned` where another process has taken over."""
+    """After the owner has ended by itself: its catalog was out for too long, its disk full. Who owns the home meanwhile,
+    as a command does for a moment, is waited for. Raises `Fenced` where another took over from this one."""
     said = ""
     while not stop.is_set():
         failed = whimbrel.owner.failed if whimbrel.owner is not None else None
@@ -68,8 +68,6 @@ def _own_again(whimbrel: Whimbrel, stop: threading.Event) -> None:
         try:
             if not whimbrel.own():
                 raise _already_owned(whimbrel.owner_lease())
-        except AlreadyOwned:
-            raise
         except WhimbrelError as error:
             if error.message != said:
                 logger.warning("the home cannot be owned now: %s %s", error.message, error.hint)
