@@ -58,8 +58,8 @@ def owner() -> None:
 
 
 def _own_again(whimbrel: Whimbrel, stop: threading.Event) -> None:
-    """After the owner has ended by itself: its catalog was out for too long, its disk full. Who owns the home meanwhile,
-    as a command does for a moment, is waited for. Raises `Fenced` where another took over from this one."""
+    """After the owner has ended by itself: its catalog was out for too long, its disk full. Waits for whoever owns the
+    home meanwhile, as a command does for a moment. Raises `Fenced` where another took over from this process."""
     said = ""
     while not stop.is_set():
         failed = whimbrel.owner.failed if whimbrel.owner is not None else None
