@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import tempfile
 import uuid
 from collections.abc import Iterator
@@ -20,6 +21,9 @@ from providers import VARIABLES
 from redis_server import RedisServer, own_redis
 from whimbrel.catalog.engine import Catalog
 from whimbrel.catalog.migrate import ensure_schema
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as of a shell's background job, and of all that it starts
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 os.environ["WHIMBREL_CACHE_ANSWERS_S"] = "0"  # who asks twice means to test twice; those of the cache turn it on
 

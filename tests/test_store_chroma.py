@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import httpx
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -671,6 +672,27 @@ async def test_a_server_that_goes_and_comes_back_has_lost_nothing(tmp_path: Path
     assert await store.count() == 2_000
     assert len((await store.search(unit_vectors(1)[0], 3_000)).ids) == 2_000
     server.kill()
+    await store.close()
+
+
+async def test_a_connection_that_the_server_has_closed_is_no_outage(
+    server: ChromaServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = opened(server.uri)
+    await store.create()
+    await store.upsert(records([{}] * 4))
+    send, broken = httpx.AsyncClient.request, list[str]()
+
+    async def request(self: httpx.AsyncClient, method: str, url: Any, **more: Any) -> httpx.Response:
+        if not broken and str(url).endswith("/delete"):
+            broken.append(str(url))
+            raise httpx.RemoteProtocolError("Server disconnected without sending a response.")
+        return await send(self, method, url, **more)
+
+    monkeypatch.setattr(httpx.AsyncClient, "request", request)
+    await store.delete(["000001"])
+    assert len(broken) == 1
+    assert await store.count() == 3
     await store.close()
 
 

@@ -195,9 +195,15 @@ class ServerBackend(Backend):
     # --- inside ------------------------------------------------------------------------------------------------------
 
     async def _ask(self, method: str, path: str, body: Any = None, *, patience: int = 1) -> Any:
-        """The answer of the database's `path`."""
+        """The answer of the database's `path`. What is asked so may be asked twice: after a request that it refuses, a
+        server closes the connection, and the next request may have been sent by it."""
         try:
-            return await self._ask_whole(method, path, body, patience=patience)
+            try:
+                return await self._ask_whole(method, path, body, patience=patience)
+            except StoreUnavailable as error:
+                if not isinstance(error.__context__, _BROKEN) or not await self._answers():
+                    raise
+                return await self._ask_whole(method, path, body, patience=patience)
         except Refused as refused:
             raise StoreRefused(
                 f"{refused}.",
