@@ -250,6 +250,24 @@ async def test_the_memory_of_a_server_is_read_where_its_role_may(uri: str) -> No
             await connection.execute("DROP ROLE reader_of_nothing")
 
 
+@pytest.mark.parametrize(
+    ("groups", "left_kb"),
+    [
+        ([None] * 4, 8_000_000),
+        (["max\n", "1000\n", None, None], 8_000_000),
+        (["2147483648\n", "1073741824\n", None, None], 1_048_576),
+        ([None, None, "9223372036854771712\n", "4096\n"], 8_000_000),
+        ([None, None, "1048576\n", "2097152\n"], 0),
+    ],
+)
+async def test_a_container_has_what_its_group_may_take(groups: list[str | None], left_kb: int) -> None:
+    class Said:
+        async def fetch(self, _query: str) -> list[tuple[str | None, ...]]:
+            return [("MemTotal:  9000000 kB\nMemAvailable:  8000000 kB\n", *groups)]
+
+    assert await index._left_kb(Said()) == left_kb  # type: ignore[arg-type]
+
+
 async def test_of_a_large_index_more_is_looked_at(store: PostgresStore, monkeypatch: pytest.MonkeyPatch) -> None:
     assert [nearest.width(10, rows) for rows in (0, 100_000, 1_000_000)] == [20, 20, 302]
     assert nearest.width(400, 1_000_000) == 800

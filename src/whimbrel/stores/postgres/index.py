@@ -20,7 +20,12 @@ MAX_MEMORY_KB = 1024 * 1024
 left is. A graph that does not fit is built on disk: a million vectors of 384 dimensions, which take 2.4 GB, in 13
 minutes instead of 3, and searches with 200 candidates find .87 of the nearest instead of .97."""
 _NODE_BYTES = 900
-_FILES = ("/proc/meminfo", "/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current")
+_FILES = (
+    "/proc/meminfo",
+    *("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
+    *("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
+)
+"""What a Linux server says of its memory; of its container's, in the second and the first version of control groups."""
 
 
 async def is_built(link: Link, table: Table) -> bool:
@@ -61,13 +66,14 @@ async def _left_kb(link: Link) -> int:
     """Of the server's memory, and of what its container may take; 0 where it is not said: hardly a role but a
     superuser reads the server's files."""
     try:
-        ((system, most, taken),) = await link.fetch(_MEMORY)
+        ((system, *groups),) = await link.fetch(_MEMORY)
     except (psycopg.ProgrammingError, psycopg.NotSupportedError):
         return 0
     found = re.search(r"^MemAvailable:\s*(\d+) kB", system or "", re.MULTILINE)
     left = int(found[1]) if found else 0
-    if (most or "").strip().isdigit() and (taken or "").strip().isdigit():
-        left = min(left, max(0, int(most) - int(taken)) // 1024)
+    for most, taken in zip(groups[::2], groups[1::2], strict=True):
+        if (most or "").strip().isdigit() and (taken or "").strip().isdigit():
+            left = min(left, max(0, int(most) - int(taken)) // 1024)
     return left
 
 
