@@ -475,7 +475,7 @@ def run_python(code: str, *arguments: object) -> subprocess.Popen[str]:
         from pathlib import Path
         from whimbrel.domain import Position, Space
         from whimbrel.stores.base import DENSE, Reach, Records
-        from whimbrel.stores.chroma import ChromaStore, embedded
+        from whimbrel.stores.chroma import ChromaStore
         store = ChromaStore("chroma:" + sys.argv[1], "view", Space("test", "1", 16), base=Path())
     """
     source = textwrap.dedent(prelude) + textwrap.dedent(code)

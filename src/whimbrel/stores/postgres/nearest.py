@@ -7,8 +7,7 @@ the index was given up too early: all rows that pass are compared.
 
 from __future__ import annotations
 
-import math
-from math import isnan
+from math import ceil, isnan
 from typing import Any
 
 import numpy as np
@@ -27,8 +26,8 @@ _FEW = 4
 
 def width(k: int, rows: int) -> int:
     """Candidates that a search of the index keeps: twice as many as are asked for, and the more the larger the table
-    is, of which a graph of the same degree leads to fewer of the nearest (.84 with 120 of a million, .92 with 300)."""
-    return max(2 * k, math.ceil(EF_SEARCH * (rows / LARGE) ** 0.4) if rows > LARGE else 0)
+    is. Of a million rows, 120 lead to .92 of the nearest ten and 200 or 300 to .97."""
+    return max(2 * k, ceil(EF_SEARCH * (rows / LARGE) ** 0.4) if rows > LARGE else 0)
 
 
 async def nearest(
