@@ -19,7 +19,7 @@ from whimbrel.errors import HomeError, NewerHome
 if TYPE_CHECKING:
     from alembic.config import Config
 
-REVISIONS: tuple[str, ...] = ("0001", "0002", "0003", "0004", "0005", "0006", "0007")
+REVISIONS: tuple[str, ...] = ("0001", "0002", "0003", "0004", "0005", "0006", "0007", "0008")
 """Every revision that this program knows, oldest first. The last one is the schema of `tables.py`."""
 
 _UPGRADE_LOCK = 0x57484D42  # "WHMB": the key of the advisory lock that upgrades of one Postgres catalog queue on

@@ -16,6 +16,7 @@ from sqlalchemy import Connection, delete, func, select, update
 from whimbrel.catalog import collections
 from whimbrel.catalog import tables as t
 from whimbrel.catalog.collections import Collection, ViewRow
+from whimbrel.catalog.cuts import batched
 from whimbrel.catalog.engine import AnyRow, now
 from whimbrel.domain import MoveState, ViewKind, ViewState
 from whimbrel.errors import Conflict, MoveNotFound
@@ -280,18 +281,28 @@ def forget_rejects(connection: Connection, view: int, chunk_ids: Sequence[str]) 
 
 def rejects(connection: Connection, view: ViewRow) -> list[Reject]:
     """Of a view: the chunks that the catalog has and its database does not hold."""
+    columns = t.rejects.c
+    told = select(columns.public_id, columns.reason).where(columns.view_id == view.id)
+    found: list[Reject] = []
+    # In two steps: with all in one, SQLite begins with the collection's chunks, and there are many more of those.
+    for batch in batched(connection.execute(told.order_by(columns.at, columns.public_id)).all(), 500):
+        uris = _uris(connection, view, [row.public_id for row in batch])
+        found += [
+            Reject(row.public_id.hex(), row.reason, uris[row.public_id]) for row in batch if row.public_id in uris
+        ]
+    return found
+
+
+def _uris(connection: Connection, view: ViewRow, public_ids: Sequence[bytes]) -> dict[bytes, str]:
+    """Of the documents of those chunks, for the chunks that there are."""
     chunks = t.chunks.c
-    same = (chunks.public_id == t.rejects.c.public_id) & (chunks.chunking_id == view.view.chunking_id)
-    joined = t.rejects.join(t.chunks, same & (chunks.collection_id == view.view.collection_id)).join(
-        t.documents, t.documents.c.id == chunks.document_id
-    )
     query = (
-        select(t.rejects.c.public_id, t.rejects.c.reason, t.documents.c.uri)
-        .select_from(joined)
-        .where(t.rejects.c.view_id == view.id)
-        .order_by(t.rejects.c.at, t.rejects.c.public_id)
+        select(chunks.public_id, t.documents.c.uri)
+        .select_from(t.chunks.join(t.documents, t.documents.c.id == chunks.document_id))
+        .where(chunks.collection_id == view.view.collection_id, chunks.chunking_id == view.view.chunking_id)
+        .where(chunks.public_id.in_(public_ids))
     )
-    return [Reject(row.public_id.hex(), row.reason, row.uri) for row in connection.execute(query)]
+    return {row.public_id: row.uri for row in connection.execute(query)}
 
 
 def as_json(request: Request) -> dict[str, Any]:

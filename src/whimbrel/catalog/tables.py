@@ -190,6 +190,8 @@ vectors = Table(
     Column("reason", Text, nullable=False),
     UniqueConstraint("text_id", "space_id"),
 )
+_refused = vectors.c.data.is_(None)
+Index("ix_vectors_refused", vectors.c.space_id, sqlite_where=_refused, postgresql_where=_refused)
 """The vectors of record, float32 little-endian. `data` is null where the model refused the text, for `reason`."""
 
 commits = Table(

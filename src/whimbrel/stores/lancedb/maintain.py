@@ -48,7 +48,7 @@ MAX_VERSIONS = 500
 KEEP_VERSIONS = timedelta(hours=1)
 """A handle on a version that is removed is broken for good, so no reader may hold one longer."""
 
-NICE = 10
+NICE = 15
 """Searches go before an index that is being built."""
 
 _TRAINED = "whimbrel:trained-rows"
@@ -149,7 +149,7 @@ def main(arguments: Sequence[str]) -> int:
     task = _Task(**json.loads(arguments[0]))
     threading.Thread(target=_end_with_parent, daemon=True).start()
     with contextlib.suppress(OSError, AttributeError):
-        os.nice(5)
+        os.nice(NICE)
     try:
         asyncio.run(_work(task))
     except WhimbrelError as error:
@@ -165,8 +165,6 @@ def _end_with_parent() -> None:
 
 
 async def _work(task: _Task) -> None:
-    if hasattr(os, "nice"):
-        os.nice(NICE)
     path = None if "://" in task.folder else Path(task.folder) / f"{task.name}.lance"
     with lance_errors(f"Table {task.name!r} in {task.folder}: cannot maintain"):
         table = await (await connect(task.folder)).open_table(task.name)
