@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager
 from pathlib import Path
@@ -87,6 +88,7 @@ def _chroma_folder(folder: Path, table: pa.Table) -> Iterator[str]:
 @contextmanager
 def _chroma(folder: Path, table: pa.Table) -> Iterator[str]:
     with _chroma_folder(folder, table), chroma_bench.server(folder) as port:
+        asyncio.run(chroma_bench.connected(port))
         yield f"chroma+http://127.0.0.1:{port}/rows"
 
 

@@ -38,7 +38,10 @@ from whimbrel.models.embedders import resolve
 from whimbrel.stores.base import DENSE, Reach, Records
 from whimbrel.stores.foreign import resolve as foreign
 from whimbrel.stores.milvus import MilvusStore
+from whimbrel.stores.milvus.backend import EF, FILTERED_EF
 from whimbrel.stores.milvus.rows import collection_name, from_milvus, pieces, to_milvus
+from whimbrel.stores.milvus.server import ServerBackend
+from whimbrel.stores.milvus.shares import Shares
 from whimbrel.stores.milvus.uri import parse_server
 from whimbrel.stores.milvus.where import ArrayFacts, TextFacts, compile_filter
 from whimbrel.testing.place import SPACE, by_id, rows_of, unit_vectors
@@ -459,3 +462,40 @@ async def test_the_nearest_rows_by_the_source_s_own_index(tmp_path: Path) -> Non
     assert {id_ for id_, _ in await source.nearest(query, 3, some)} <= set(some)
     await source.close()
     await database.close()
+
+
+def test_a_search_looks_at_as_many_rows_as_its_filter_needs() -> None:
+    shares = Shares()
+    assert shares.ef("c", "half") == FILTERED_EF
+    assert not shares.is_due("c", "half"), "a condition that comes once is not counted"
+    assert shares.is_due("c", "half")
+    assert not shares.is_due("c", "half"), "one count at a time"
+    shares.learned("c", "half", 500, 1_000)
+    assert not shares.is_due("c", "half")
+    assert EF < shares.ef("c", "half") < FILTERED_EF == shares.ef("other", "half")
+
+    for passing, rows in ((1, 1_000), (0, 1_000), (0, 0)):
+        shares.learned("c", "few", passing, rows)
+        assert shares.ef("c", "few") == FILTERED_EF
+    shares.failed("c", "half")
+    assert shares.ef("c", "half") == FILTERED_EF
+    assert [shares.is_due("c", "half") for _ in range(2)] == [False, True]
+    long = "x" * 10_000
+    assert not any(shares.is_due("c", long) for _ in range(3))
+
+
+async def test_how_many_rows_pass_a_filter_is_counted_beside_its_searches(milvus_server: MilvusServer) -> None:
+    store = served(milvus_server.uri, "counted")
+    await store.create()
+    await store.upsert(rows_of([{"half": row % 2 == 0} for row in range(600)]))
+    await store.set_position(Position(1, 1, "a"))
+    where = parse({"half": True})
+    backend = store._backend
+    assert isinstance(backend, ServerBackend)
+    answers = [await store.search(unit_vectors(600)[4], 5, where) for _ in range(2)]
+    while not (known := [one.share for one in backend._shares._known.values() if one.share is not None]):
+        await asyncio.sleep(0.02)
+    assert known == [0.5]
+    answers.append(await store.search(unit_vectors(600)[4], 5, where))
+    assert len({tuple(answer.ids) for answer in answers}) == 1
+    await store.drop()

@@ -72,7 +72,6 @@ class Hit:
 
 class Backend(ABC):
     single_process: bool
-    filtered_ef = FILTERED_EF
     facts: Facts
     """How a condition asks for a fact."""
 
@@ -113,9 +112,6 @@ class Backend(ABC):
     @abstractmethod
     def scan(self, name: str, page: int) -> AsyncIterator[list[dict[str, Any]]]:
         """Whole rows, in pages of at most `page`. A row that stays from the first to the last is in one of them."""
-
-    def ef(self, k: int, where: str) -> int:
-        return max(self.filtered_ef if where else EF, k)
 
     @abstractmethod
     async def search(

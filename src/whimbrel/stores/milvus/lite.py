@@ -20,6 +20,7 @@ from whimbrel.stores.base import REBUILD
 from whimbrel.stores.metrics import Metric, measure
 from whimbrel.stores.milvus.backend import (
     ABOUT,
+    EF,
     ELSEWHERE,
     FACTS,
     HNSW,
@@ -48,12 +49,13 @@ UNINDEXED_ROWS = 5_000
 """Rows in memory, which each search measures one by one, before they are written to files and indexed."""
 FEW_ROWS = 250
 """That a condition lets pass, which are measured one by one: the graph leads to few of them."""
+FILTERED_EF = 5_000
+"""Rows that a search with a condition looks at."""
 _ANY_LENGTH = 2**31 - 1
 
 
 class LiteBackend(Backend):
     single_process = True
-    filtered_ef = 5_000
     facts = TextFacts()
 
     def __init__(self, path: Path) -> None:
@@ -140,7 +142,7 @@ class LiteBackend(Backend):
                 [ROWS],
                 where or None,
                 output_fields=list(fields),
-                search_params={"ef": self.ef(k, where)},
+                search_params={"ef": max(FILTERED_EF if where else EF, k)},
             )
             return [Hit(hit["id"], hit["distance"], hit["entity"]) for hit in hits]
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +23,7 @@ from whimbrel.stores.base import Reach
 from whimbrel.stores.batches import Refused
 from whimbrel.stores.milvus.backend import (
     ABOUT,
+    EF,
     ELSEWHERE,
     FACTS,
     HNSW,
@@ -41,10 +43,12 @@ from whimbrel.stores.milvus.backend import (
     Hit,
 )
 from whimbrel.stores.milvus.connection import NotLoaded, connect, import_pymilvus, translated
+from whimbrel.stores.milvus.shares import Shares
 from whimbrel.stores.milvus.uri import Server
 from whimbrel.stores.milvus.where import ArrayFacts, both, ids_in, literal
 
 T = TypeVar("T")
+logger = logging.getLogger("whimbrel.stores")
 
 WRITE_PATIENCE = 4
 """Times as long as for a read."""
@@ -68,6 +72,7 @@ class ServerBackend(Backend):
         self._client: Any = None
         self._threads: ThreadPoolExecutor | None = None
         self._connecting = asyncio.Lock()
+        self._shares = Shares()
 
     @property
     def shown(self) -> str:
@@ -160,6 +165,8 @@ class ServerBackend(Backend):
     async def search(
         self, name: str, vector: npt.NDArray[np.float32], k: int, where: str, fields: Sequence[str]
     ) -> list[Hit]:
+        ef = max(self._shares.ef(name, where) if where else EF, k)
+
         def search(client: Any) -> list[Hit]:
             (hits,) = client.search(
                 name,
@@ -167,7 +174,7 @@ class ServerBackend(Backend):
                 where,
                 k,
                 list(fields),
-                {"metric_type": "COSINE", "params": {"ef": self.ef(k, where)}},
+                {"metric_type": "COSINE", "params": {"ef": ef}},
                 self._reach.timeout_s,
                 anns_field=VECTOR,
                 partition_names=[ROWS],
@@ -175,7 +182,29 @@ class ServerBackend(Backend):
             )
             return [Hit(hit["id"], hit["distance"], hit["entity"]) for hit in hits]
 
-        return await self._loaded(name, search)
+        found = await self._loaded(name, search)
+        if where and self._threads is not None and self._shares.is_due(name, where):
+            self._threads.submit(self._count_passing, self._client, name, where)
+        return found
+
+    def _count_passing(self, client: Any, name: str, where: str) -> None:
+        """For the next searches with this condition. Nobody waits for it."""
+        try:
+            passing, rows = (
+                client.query(
+                    name,
+                    condition,
+                    ["count(*)"],
+                    self._reach.timeout_s,
+                    partition_names=[ROWS],
+                    consistency_level=_OWN,
+                )[0]["count(*)"]
+                for condition in (where, "")
+            )
+            self._shares.learned(name, where, int(passing), int(rows))
+        except Exception as error:
+            self._shares.failed(name, where)
+            logger.debug("%s: rows that pass a filter were not counted: %s", self.shown, type(error).__name__)
 
     # --- position ----------------------------------------------------------------------------------------------------
 
