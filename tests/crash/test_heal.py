@@ -238,6 +238,29 @@ def test_views_from_an_older_backup_catch_up_from_the_log(home: Path, saved: Pat
     assert paid_again(home.parent / "journal") == 0
 
 
+def test_rows_that_came_or_went_while_nobody_looked_are_noticed_when_the_view_has_caught_up(
+    home: Path, saved: Path
+) -> None:
+    """As a Milvus server does that was killed: what had been deleted is there again, and the position is right."""
+    lancedb = pytest.importorskip("lancedb")
+
+    def table() -> Any:
+        return lancedb.connect(store_of(home).parent).open_table(store_of(home).stem)
+
+    now = {row["id"] for row in table().search().select(["id"]).to_list()}
+    set_back(saved, home, "views")
+    then = {row["id"] for row in table().search().select(["id"]).to_list()}
+    gone = sorted(now & then)[:5]
+    table().delete(f"id IN ({', '.join(map(repr, gone))})")
+    with opened(home) as whimbrel:
+        before = ids(whimbrel)
+        whimbrel.own()
+        searched_until_whole(whimbrel)
+        settle(whimbrel)
+        verified(whimbrel)
+        assert len(ids(whimbrel) & before) == 1, "the store's view was built anew, the lexicon's not"
+
+
 def test_views_from_an_older_backup_are_built_anew_where_the_log_has_been_cut(home: Path, saved: Path) -> None:
     set_back(saved, home, "views", "lexicons")
     with opened(home) as whimbrel:

@@ -92,6 +92,7 @@ class Follower:
         self._trust_new_after = 0
         self._held: Position | None = None
         """What the data said last of where it stands."""
+        self._uncounted = False
 
     async def open(self) -> None:
         """Check that the data is there and belongs to this log. Raises `ViewDamaged`, saying why, if it does not."""
@@ -125,8 +126,7 @@ class Follower:
         head = await asyncio.to_thread(self._head)
         # Until here a batch may have been applied in part by an owner that was killed: ids may be there already.
         self._trust_new_after = 0 if self._fresh else head.head
-        if self.position == head.head:
-            await self.check_count()
+        self._uncounted = not self.building or self.position == head.head
 
     async def step(self) -> bool:
         """Do the next batch; False when the view stands at the head (or waits for vectors)."""
@@ -136,7 +136,11 @@ class Follower:
                 return True
             if self.building:
                 await self._end_building()
-            return await self._apply_some()
+            if await self._apply_some():
+                return True
+            if self._uncounted:  # its database may have come back with more rows, or fewer, than it had
+                self._uncounted = not await self.check_count()
+            return False
 
     async def pace(self) -> None:
         """Wait as long as `rows_per_s` says after what was copied last."""
@@ -343,14 +347,16 @@ class Follower:
 
     # --- checks ------------------------------------------------------------------------------------------------------
 
-    async def check_count(self) -> None:
-        """Whether the data has as many rows as the catalog, if both stand at one position. Raises `ViewDamaged`."""
+    async def check_count(self) -> bool:
+        """Compare the number of rows with the catalog's; False where the two do not stand at one position. Raises
+        `ViewDamaged` where they differ."""
         held = await self.target.count()
         expected, head = await asyncio.to_thread(self._expected)
         if head == self.position and held != expected:
             raise ViewDamaged(
                 f"View {self.row.id} holds {held} rows where the catalog has {expected} at the same position.", _REBUILT
             )
+        return head == self.position
 
     def _expected(self) -> tuple[int, int]:
         with self.catalog.read() as connection:

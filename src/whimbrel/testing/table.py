@@ -68,10 +68,12 @@ class TablePlugin:
 
 
 def _promise(item: pytest.Item) -> str:
-    test = getattr(item, "function", None)
-    if test is None or not str(getattr(test, "__module__", "")).startswith("whimbrel.testing."):
-        return ""
-    return " ".join((inspect.getdoc(test) or "").split())
+    """What the suite says of the test, also where a store's own class has it otherwise."""
+    name = getattr(getattr(item, "function", None), "__name__", "")
+    for base in getattr(getattr(item, "cls", None), "__mro__", ()):
+        if base.__module__.startswith("whimbrel.testing.") and name in vars(base):
+            return " ".join((inspect.getdoc(vars(base)[name]) or "").split())
+    return ""
 
 
 def markdown(columns: Mapping[str, Any], promises: Mapping[str, None]) -> str:
