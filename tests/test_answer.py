@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import pytest_asyncio
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from whimbrel.answer import Support, answer_extractively
@@ -169,10 +169,11 @@ def test_numbers_agree_however_they_are_written() -> None:
 
 
 @given(MARKDOWN)
+@example("|# 0")
 def test_every_sentence_supports_itself(text: str) -> None:
     for sentence in sentences(text)[:5]:
         quote = text[sentence.start : sentence.end]
-        if plain(quote):
+        if plain(quote) and sentences(quote):  # a cell of a table may be a heading where it stands alone
             assert supported(plain(quote), quote) == "yes"
 
 
