@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import AbstractContextManager, closing, contextmanager
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 from uuid import NAMESPACE_URL, uuid5
@@ -117,10 +119,16 @@ def _milvus(folder: Path, table: pa.Table) -> Iterator[str]:
 
 @contextmanager
 def _milvus_lite(folder: Path, table: pa.Table) -> Iterator[str]:
+    """Filled by a process of its own: pymilvus keeps the file open until its process ends."""
     folder.mkdir(parents=True)
-    with closing(pymilvus.MilvusClient(str(folder / "rows.db"))) as client:
-        _fill_milvus(client, table)
+    with ProcessPoolExecutor(1, get_context("spawn")) as process:
+        process.submit(_fill_lite, str(folder / "rows.db"), table).result()
     yield f"milvus:{folder}/rows.db/rows"
+
+
+def _fill_lite(path: str, table: pa.Table) -> None:
+    with closing(pymilvus.MilvusClient(path)) as client:
+        _fill_milvus(client, table)
 
 
 def _fill_milvus(client: Any, table: pa.Table) -> None:
