@@ -68,8 +68,10 @@ def _postgres(folder: Path, table: pa.Table) -> Iterator[str]:
                     copy.write_row((id_, text, str(vector.tolist()), *more.values()))
         connection.execute("ANALYZE rows")
     head, mark, query = server.get_uri().partition("?")
-    yield f"{head}/rows{mark}{query}"
-    server.cleanup()
+    try:
+        yield f"{head}/rows{mark}{query}"
+    finally:
+        server.cleanup()
 
 
 @contextmanager

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import shutil
-import time
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,7 +29,6 @@ from whimbrel.catalog.documents import text_hash
 from whimbrel.domain import hash_id
 from whimbrel.errors import Conflict
 from whimbrel.owner.frozen import address_of, chosen_of
-from whimbrel.owner.pace import TRAFFIC
 from whimbrel.owner.runner import JobContext, Refused
 from whimbrel.stores.base import Reach
 from whimbrel.stores.foreign import exact
@@ -176,14 +174,10 @@ class _Run:
         writing: asyncio.Task[None] | None = None
         try:
             async for page in self._pages():
-                began = time.monotonic()
                 reading = asyncio.create_task(self._rows(page, fresh=fresh))
                 if ahead is not None:
                     writing = await self._hand_on(await ahead, grouper, writing)
                 ahead = reading
-                if TRAFFIC.busy:
-                    await asyncio.wait([task for task in (ahead, writing) if task is not None])
-                    await TRAFFIC.give_way(time.monotonic() - began)
             if ahead is not None:
                 writing = await self._hand_on(await ahead, grouper, writing)
             if writing is not None:

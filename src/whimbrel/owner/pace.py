@@ -1,4 +1,4 @@
-"""Giving way to searches: what copies, compares and adopts rows takes every core there is, and a search waits for it.
+"""Giving way to searches: what compares and copies rows takes every core that there is, and whoever searches waits.
 
 With searches of this process under way it rests as long as it has worked; nobody pays for it where nobody searches.
 Why, and what it brings: docs/decisions/0014.

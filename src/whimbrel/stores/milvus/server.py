@@ -202,7 +202,7 @@ class ServerBackend(Backend):
                 for condition in (where, "")
             )
             self._shares.learned(name, where, int(passing), int(rows))
-        except Exception as error:
+        except Exception as error:  # of whatever kind: searches look at as many rows as before
             self._shares.failed(name, where)
             logger.debug("%s: rows that pass a filter were not counted: %s", self.shown, type(error).__name__)
 

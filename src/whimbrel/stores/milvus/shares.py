@@ -22,6 +22,7 @@ MAX_CONDITIONS = 500
 MAX_LENGTH = 4_000
 """Characters of a condition that is remembered: a longer one names ids, and does not come again."""
 ROOM = 1.5
+"""Times as many that pass as a search without a condition looks at."""
 FRESH_S = 600.0
 """A share is counted anew after that."""
 
@@ -34,7 +35,7 @@ class _Known:
 
 
 class Shares:
-    """Of all collections of a server, from any thread."""
+    """Of the collections that one backend searches, from any thread."""
 
     def __init__(self) -> None:
         self._known: dict[tuple[str, str], _Known] = {}
@@ -69,6 +70,6 @@ class Shares:
             self._known[name, where] = _Known(time.monotonic(), passing / rows if rows else None)
 
     def failed(self, name: str, where: str) -> None:
-        """It stays as it was, until the condition comes again."""
+        """It is not known, until the condition comes twice again."""
         with self._lock:
             self._known.pop((name, where), None)
