@@ -165,6 +165,7 @@ def test_where_nothing_is_declared_the_way_on_is_named(
         patch.setattr(jobs, "STALLED_S", 0.5)
         with pytest.raises(ViewError, match="whimbrel move start --embedder MODEL --compatible"):
             second.import_(tmp_path / "out")
+    second.wait_for_head("birds", wait="lexical", timeout_s=DEADLINE_S)
     assert second.search(text_of(21), "birds", mode="lexical").hits[0].text == text_of(21)
     second.declare_compatible("birds", "toy")
     second.wait_for_head("birds", timeout_s=DEADLINE_S)
