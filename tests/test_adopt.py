@@ -173,6 +173,47 @@ def test_it_is_searched_while_its_rows_come_in(
     assert best(home, 499, mode="dense") == text_of(499)
 
 
+def test_while_few_rows_are_known_the_best_of_them_are_found_without_the_database(
+    home: Whimbrel, toy: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of 100 rows that it finds nearest, none may be among the first that the catalog has."""
+    from whimbrel.adopt import job
+    from whimbrel.stores.foreign import frozen
+    from whimbrel.stores.foreign.lancedb import LanceSource
+
+    monkeypatch.setattr(job, "READ_ROWS", 100)
+    monkeypatch.setattr(frozen, "BEGINNING", 400)
+    asked: list[int] = []
+    nearest = LanceSource.nearest
+
+    async def counted(self: Any, vector: Any, k: int, among: Any = None) -> Any:
+        asked.append(k)
+        return await nearest(self, vector, k, among)
+
+    monkeypatch.setattr(LanceSource, "nearest", counted)
+    written = adoptions.write
+    seen: dict[int, tuple[list[str], int]] = {}
+
+    def looked(*args: Any) -> Any:
+        known = adoptions.count(args[0], args[1])
+        if known:
+            del asked[:]
+            hits = home.search(text_of(599), "birds", mode="dense").hits
+            seen[known] = [hit.text for hit in hits], len(asked)
+        return written(*args)
+
+    monkeypatch.setattr(adoptions, "write", looked)
+    table = sightings(600)
+    home.adopt(fill_lance(tmp_path / "theirs", table), "birds")
+    first = min(seen)
+    nearness = table.vectors[:first] @ toy._vector(text_of(599))
+    found, calls = seen[first]
+    assert [nearness[table.texts.index(text)] for text in found] == pytest.approx(np.sort(nearness)[::-1][:10])
+    assert not calls
+    assert seen[max(seen)][1], "later it is the database that finds them"
+    assert best(home, 599, mode="dense") == text_of(599)
+
+
 # --- from there anywhere ---------------------------------------------------------------------------------------------
 
 

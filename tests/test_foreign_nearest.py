@@ -128,7 +128,7 @@ def test_the_exact_index_finds_what_is_nearest(tmp_path: Path) -> None:
     batches = [(ids[start : start + 7_000], vectors[start : start + 7_000]) for start in range(0, 40_000, 7_000)]
     exact.build(tmp_path / "index", batches)
     exact.build(tmp_path / "index", batches)  # another process was quicker: its files stay
-    index = exact.ExactIndex(tmp_path / "index", D)
+    index = exact.ExactIndex.read(tmp_path / "index", D)
     assert len(index) == 40_000
     query = vectors[5] + vectors[6]
     cosines = measure(Metric.COSINE, vectors, query)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import math
 import sys
@@ -202,6 +203,56 @@ async def test_a_row_that_is_refused_alone_is_named() -> None:
 
     with pytest.raises(TooLarge, match=r"'3'.*413"):
         await Batches(rows=10).write(some_records(8), write)
+
+
+async def test_batches_are_on_their_way_at_once_and_none_is_left_behind() -> None:
+    """The second is refused as it runs beside others: those have ended when that is told."""
+    written: list[str] = []
+    most = running = 0
+
+    async def write(batch: Records) -> None:
+        nonlocal most, running
+        running += 1
+        most = max(most, running)
+        try:
+            await asyncio.sleep(0.01 if "1" in batch.ids else 0.05)
+            if "1" in batch.ids:
+                raise Refused("413 Payload Too Large")
+            written.extend(batch.ids)
+        finally:
+            running -= 1
+
+    batches = Batches(rows=1)
+    with pytest.raises(TooLarge, match=r"'1'.*413"):
+        await batches.write(some_records(8), write, at_once=3)
+    assert (most, running) == (3, 0)
+    assert written[0] == "0"
+    assert set(written) <= {"0", "2", "3"}
+    assert len(written) == len(set(written))
+    del written[:]
+    rest = some_records(8).between(2, 8)
+    await batches.write(rest, write, at_once=3)
+    assert sorted(written) == list(rest.ids)
+
+
+async def test_batches_on_their_way_end_with_who_wrote_them() -> None:
+    running = 0
+
+    async def write(batch: Records) -> None:
+        nonlocal running
+        running += 1
+        try:
+            await asyncio.sleep(3_600)
+        finally:
+            running -= 1
+
+    writing = asyncio.create_task(Batches(rows=1).write(some_records(8), write, at_once=3))
+    while running < 3:
+        await asyncio.sleep(0)
+    writing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await writing
+    assert not running
 
 
 # --- from a URI to a store -------------------------------------------------------------------------------------------

@@ -54,6 +54,12 @@ class _Record:
         growing = adoption.state is AdoptionState.ADOPTING
         return self._adopted / (f"{name}-{view.position.bit_length()}" if growing else name)
 
+    def coming(self) -> int | None:
+        with self._catalog.read() as connection:
+            if adoptions.get(connection, self._row.id).state is AdoptionState.ADOPTED:
+                return None
+            return collections.view(connection, self._row.id).view.position
+
     def generation(self) -> int:
         with self._catalog.read() as connection:
             return int(adoptions.get(connection, self._row.id).counts.get("generation", 0))

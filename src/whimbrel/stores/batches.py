@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
@@ -54,14 +55,28 @@ class Batches:
             found.append(fixed + len(id_) + len(text.encode("utf-8", "surrogatepass")) + about)
         return found
 
-    async def write(self, records: Records, write: Callable[[Records], Awaitable[None]]) -> None:
-        """Every batch by `write`, in order; one that raises `Refused` in halves, down to a single row.
+    async def write(self, records: Records, write: Callable[[Records], Awaitable[None]], *, at_once: int = 1) -> None:
+        """Every batch by `write`, begun in order; one that raises `Refused` in halves, down to a single row. `at_once`:
+        as many are on their way at a time, so that one is made while the database works on another.
 
         Raises `RowRefused` for a row that is refused alone; the rows before it have been written. A write is an upsert:
-        what was written of a batch before it was refused is written again.
+        what was written of a batch before it was refused is written again. Nothing is on its way any more when it
+        returns or raises.
         """
-        for batch in self.cut(records):
-            await self._halving(batch, write)
+        under_way: set[asyncio.Task[None]] = set()
+        try:
+            for batch in self.cut(records):
+                if len(under_way) == at_once:
+                    under_way = await _first(under_way)
+                under_way.add(asyncio.create_task(self._halving(batch, write)))
+            while under_way:
+                under_way = await _first(under_way)
+        except asyncio.CancelledError:
+            for task in under_way:
+                task.cancel()
+            raise
+        finally:
+            await asyncio.gather(*under_way, return_exceptions=True)
 
     async def _halving(self, batch: Records, write: Callable[[Records], Awaitable[None]]) -> None:
         try:
@@ -78,3 +93,13 @@ class Batches:
         self.rows = min(self.rows, max(half, 1))
         await self._halving(batch.between(0, half), write)
         await self._halving(batch.between(half, len(batch)), write)
+
+
+async def _first(under_way: set[asyncio.Task[None]]) -> set[asyncio.Task[None]]:
+    """Until one has ended, which leaves the set; the others. Raises what it raised."""
+    done, others = await asyncio.wait(under_way, return_when=asyncio.FIRST_COMPLETED)
+    under_way -= done
+    for error in [task.exception() for task in done]:
+        if error is not None:
+            raise error
+    return others

@@ -28,24 +28,40 @@ Floats = npt.NDArray[np.float32]
 
 
 class ExactIndex:
-    """Of a folder that `build` has made."""
+    """Compares all vectors with the query's."""
 
-    def __init__(self, folder: Path, dimensions: int) -> None:
-        """Raises `ViewDamaged` where the files are not what was written."""
+    def __init__(self, ids: npt.NDArray[np.void], vectors: Floats) -> None:
+        """`ids`: void of 16 bytes, [n]; `vectors`: float32[n, d] of length 1."""
+        self._ids = ids
+        self._vectors = vectors
+        self._order: npt.NDArray[np.int64] | None = None
+
+    @classmethod
+    def of(cls, batches: Iterable[tuple[Sequence[str], Floats]]) -> ExactIndex:
+        """In memory."""
+        names, blocks = [b""], []
+        for some, block in batches:
+            names.append(_bytes(some))
+            blocks.append(_unit(block))
+        ids = np.frombuffer(b"".join(names), np.dtype((np.void, _ID)))
+        return cls(ids, np.concatenate(blocks) if blocks else np.zeros((0, 0), np.float32))
+
+    @classmethod
+    def read(cls, folder: Path, dimensions: int) -> ExactIndex:
+        """Of a folder that `build` has made. Raises `ViewDamaged` where the files are not what was written."""
         ids, vectors = folder / "ids", folder / "vectors.f32"
         try:
             count = ids.stat().st_size // _ID
             if vectors.stat().st_size != 4 * dimensions * count:
                 raise ViewDamaged(f"The files in {folder} do not fit together.", "Remove the folder: it is made anew.")
-            self._ids = np.fromfile(ids, np.dtype((np.void, _ID)))
-            self._vectors: Floats = (
+            return cls(
+                np.fromfile(ids, np.dtype((np.void, _ID))),
                 np.memmap(vectors, "<f4", "r", shape=(count, dimensions))
                 if count
-                else np.zeros((0, dimensions), np.float32)
+                else np.zeros((0, dimensions), np.float32),
             )
         except OSError as error:
             raise ViewDamaged(f"{folder} cannot be read: {error.strerror}.", "Remove it: it is made anew.") from error
-        self._order: npt.NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
         return len(self._ids)
@@ -77,13 +93,23 @@ class ExactIndex:
         """The numbers of the rows of those ids that are there, ascending."""
         if self._order is None:
             self._order = np.argsort(self._ids.view(f"S{_ID}"), kind="stable")
-        wanted = np.frombuffer(b"".join(bytes.fromhex(one) for one in among), f"S{_ID}")
+        wanted = np.frombuffer(_bytes(among), f"S{_ID}")
         sorted_ids = self._ids.view(f"S{_ID}")[self._order]
         at = np.minimum(np.searchsorted(sorted_ids, wanted), max(len(sorted_ids) - 1, 0))
         if not len(sorted_ids):
             return np.zeros(0, np.int64)
         there = sorted_ids[at] == wanted
         return np.unique(self._order[at[there]])
+
+
+def _bytes(ids: Iterable[str]) -> bytes:
+    return b"".join(bytes.fromhex(one) for one in ids)
+
+
+def _unit(block: Floats) -> Floats:
+    """Of length 1, little-endian."""
+    lengths = np.maximum(np.linalg.norm(block, axis=1, keepdims=True), 1e-30)
+    return np.ascontiguousarray(block / lengths, "<f4")
 
 
 def build(folder: Path, batches: Iterable[tuple[Sequence[str], Floats]]) -> None:
@@ -96,9 +122,8 @@ def build(folder: Path, batches: Iterable[tuple[Sequence[str], Floats]]) -> None
         made.mkdir(parents=True, mode=0o700)
         with (made / "ids").open("wb") as ids, (made / "vectors.f32").open("wb") as vectors:
             for names, block in batches:
-                ids.write(b"".join(bytes.fromhex(name) for name in names))
-                lengths = np.maximum(np.linalg.norm(block, axis=1, keepdims=True), 1e-30)
-                vectors.write(np.ascontiguousarray(block / lengths, "<f4").tobytes())
+                ids.write(_bytes(names))
+                vectors.write(_unit(block).tobytes())
             for file in (ids, vectors):
                 file.flush()
                 os.fsync(file.fileno())

@@ -29,6 +29,9 @@ MOST_PASSING = 1_000_000
 """Rows that may pass a filter."""
 _FEW = 1_000
 """As many ids are named to the database; of more, it is asked for nearer rows than are wanted."""
+BEGINNING = 10_000
+"""While rows are being taken in, up to about as many are compared here: the rows that the database finds are hardly
+ever among the first of many."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +69,10 @@ class Record(Protocol):
         """Where the exact index lies: another one after the rows have changed."""
         ...
 
+    def coming(self) -> int | None:
+        """At most as many rows are known, while they are being taken in; None once all are."""
+        ...
+
     def vectors(self) -> Iterator[tuple[Sequence[str], Vectors]]: ...
 
     def forget(self) -> None:
@@ -90,6 +97,10 @@ class FrozenStore(Store):
         self._opened: _Opened | None = None
         self._opening = asyncio.Lock()
         self._exact: tuple[Path, exact.ExactIndex] | None = None
+        self._early: tuple[int, exact.ExactIndex] | None = None
+        """What was known while rows were coming in; read anew each time that they have doubled."""
+        self._whole = False
+        """All rows have been taken in, once at least."""
 
     def describe(self) -> StoreInfo:
         shape = self._shape
@@ -118,6 +129,8 @@ class FrozenStore(Store):
             return Matches([], np.zeros(0, np.float32))
         if not self._shape.indexed:
             found = await asyncio.to_thread(self._compared, vector, k, ids)
+        elif not self._whole and (early := await asyncio.to_thread(self._first)) is not None:
+            found = _cosines(early.nearest(vector, k, ids))
         elif ids is None:
             found = await self._nearest(vector, k)
         else:
@@ -186,6 +199,18 @@ class FrozenStore(Store):
 
     # --- inside ------------------------------------------------------------------------------------------------------
 
+    def _first(self) -> exact.ExactIndex | None:
+        """Of the rows that are known, while they are few; else None."""
+        shape = self._shape
+        known = self._record.coming() if shape.normalised or shape.metric is Metric.COSINE else None
+        if known is None or known > BEGINNING:
+            self._early, self._whole = None, known is None
+            return None
+        early = self._early
+        if early is None or early[0] != known.bit_length():
+            self._early = early = known.bit_length(), exact.ExactIndex.of(self._record.vectors())
+        return early[1]
+
     async def _nearest(
         self, vector: npt.NDArray[np.float32], k: int, among: Sequence[Id] | None = None
     ) -> list[tuple[str, float]]:
@@ -218,10 +243,8 @@ class FrozenStore(Store):
         if held is None or held[0] != folder:
             if not folder.is_dir():
                 exact.build(folder, self._record.vectors())
-            held = self._exact = folder, exact.ExactIndex(folder, self._shape.dimensions)
-        found = held[1].nearest(vector, k, ids)
-        known = scores(Metric.COSINE, np.array([cosine for _, cosine in found], np.float64))
-        return list(zip([id_ for id_, _ in found], known.tolist(), strict=True))
+            held = self._exact = folder, exact.ExactIndex.read(folder, self._shape.dimensions)
+        return _cosines(held[1].nearest(vector, k, ids))
 
     async def _source(self) -> Source:
         async with self._opening:
@@ -261,6 +284,12 @@ class FrozenStore(Store):
 
     def _public(self, id_: Id) -> str:
         return row_id(self._shape.ids.text(id_))
+
+
+def _cosines(found: Sequence[tuple[str, float]]) -> list[tuple[str, float]]:
+    """(id, score) of (id, cosine similarity)."""
+    known = scores(Metric.COSINE, np.array([cosine for _, cosine in found], np.float64))
+    return list(zip([id_ for id_, _ in found], known.tolist(), strict=True))
 
 
 def _frozen() -> Forbidden:

@@ -72,6 +72,8 @@ class Hit:
 
 class Backend(ABC):
     single_process: bool
+    writes_at_once: int
+    """Batches that are on their way at a time: one is made while the server works on another."""
     facts: Facts
     """How a condition asks for a fact."""
 

@@ -56,6 +56,7 @@ _ANY_LENGTH = 2**31 - 1
 
 class LiteBackend(Backend):
     single_process = True
+    writes_at_once = 1
     facts = TextFacts()
 
     def __init__(self, path: Path) -> None:

@@ -64,6 +64,7 @@ _OWN, _ALL = "Session", "Strong"
 
 class ServerBackend(Backend):
     single_process = False
+    writes_at_once = 2
     facts = ArrayFacts()
 
     def __init__(self, server: Server, reach: Reach) -> None:
@@ -147,20 +148,29 @@ class ServerBackend(Backend):
             after, level = found[-1], _OWN
 
     async def scan(self, name: str, page: int) -> AsyncIterator[list[dict[str, Any]]]:
-        after, some = None, page
+        """The next page is on its way while one is worked on."""
+        coming = asyncio.create_task(self._page(name, None, page))
+        try:
+            while True:
+                rows, page = await coming
+                if not rows:
+                    return
+                coming = asyncio.create_task(self._page(name, max(row[ID] for row in rows), page))
+                yield rows
+        finally:
+            coming.cancel()
+            await asyncio.gather(coming, return_exceptions=True)
+
+    async def _page(self, name: str, after: str | None, size: int) -> tuple[list[dict[str, Any]], int]:
+        """The next rows by their keys, and as many as one page may have: fewer where they were too large."""
+        beyond = "" if after is None else f"id > {literal(after)}"
         while True:
-            beyond = "" if after is None else f"id > {literal(after)}"
             try:
-                rows = await self._query(name, beyond, ["*"], limit=some)
+                return await self._query(name, beyond, ["*"], limit=size), size
             except Refused as refused:
-                if some == 1:
+                if size == 1:
                     raise StoreRefused(f"{refused}.", "Raise the server's limits on messages.") from None
-                some = max(1, some // 2)
-                continue
-            if not rows:
-                return
-            after = max(row[ID] for row in rows)
-            yield rows
+                size = max(1, size // 2)
 
     async def search(
         self, name: str, vector: npt.NDArray[np.float32], k: int, where: str, fields: Sequence[str]

@@ -133,7 +133,7 @@ class MilvusStore(Store):
             await self._backend.write(self._name, encoded, more=self._bulk)
 
         async with self._writing:
-            await self._batches.write(records, write)
+            await self._batches.write(records, write, at_once=self._backend.writes_at_once)
 
     async def delete(self, ids: Sequence[str]) -> None:
         self._check_writable()
