@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from hashlib import blake2b
 from typing import Any
 
@@ -46,6 +47,7 @@ _ID_PREFIX = "whimbrel:"
 _SPECIAL = re.compile(r"[\x00-\x1f\x7f]")
 
 
+@lru_cache(maxsize=4_096)
 def takes_key(name: str) -> bool:
     return PLAIN.fullmatch(name) is not None and len(name) <= 200 and name not in FIELDS
 
@@ -121,9 +123,20 @@ def pieces(text: str) -> list[str]:
     return found
 
 
+def _is_small(plain: Mapping[str, Any]) -> bool:
+    """Whether it takes no more than `MAX_DYNAMIC`, as far as this can be seen without writing it: JSON has at most six
+    bytes for a character, and thirty for a number."""
+    size = 0
+    for name, value in plain.items():
+        if type(value) is list:
+            return False
+        size += len(name) + (len(value) if type(value) is str else 4) + 1
+    return 6 * size <= MAX_DYNAMIC
+
+
 def _encode(metadata: Metadata, facts: Facts) -> dict[str, Any]:
     plain, envelope = split(metadata, DIALECT)
-    if plain and len(dumps(plain)) > MAX_DYNAMIC:
+    if not _is_small(plain) and len(dumps(plain)) > MAX_DYNAMIC:
         plain, envelope = {}, dumps(metadata)
     numbers = facts_of(metadata, plain)
     loose = facts.may_be_loose and len(numbers) > MAX_CAPACITY

@@ -11,7 +11,7 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -60,6 +60,16 @@ MIN_INDEXED = 1_024
 """Rows of a segment that Milvus indexes at all."""
 _OWN, _ALL = "Session", "Strong"
 """What a read waits for: the writes of this process, or all."""
+
+
+class _Whole(str):
+    """A text that gives itself when it is gone over: pymilvus 3.0 looks at each character of a row's texts as if it were
+    a text, which takes a third of the time of a write."""
+
+    __slots__ = ()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter((str(self),))
 
 
 class ServerBackend(Backend):
@@ -118,7 +128,8 @@ class ServerBackend(Backend):
 
     async def write(self, name: str, rows: Sequence[dict[str, Any]], *, more: bool) -> None:
         """Always an upsert: an insert keeps both rows of a key."""
-        await self._write(name, lambda client, patience: client.upsert(name, list(rows), patience, ROWS))
+        whole = [{**row, ID: _Whole(row[ID]), TEXT: _Whole(row[TEXT])} for row in rows]
+        await self._write(name, lambda client, patience: client.upsert(name, whole, patience, ROWS))
 
     async def delete(self, name: str, ids: Sequence[str]) -> None:
         await self._write(

@@ -103,13 +103,34 @@ class TextFacts(Facts):
 def facts_of(metadata: Metadata, plain: Container[str]) -> list[int]:
     """Each once, in the order met. `plain`: the keys that are dynamic fields of their own."""
     found: dict[int, None] = {}
-    for path, scalars in flatten(metadata).items():
+    others: dict[str, Any] = {}
+    for name, value in metadata.items():
+        if type(value) in _ONE and PLAIN.fullmatch(name):
+            found |= _of_one(name, value, name not in plain)
+        else:
+            others[name] = value
+    for path, scalars in flatten(others).items() if others else ():
         found[_path(path)] = None
         for scalar in scalars:
             found[_value(path, key(scalar))] = None
         if path not in plain or isinstance(metadata[path], list):
             found[_odd(path)] = None
     return list(found)
+
+
+_ONE = (str, bool, int, float)
+
+
+@lru_cache(maxsize=16_384, typed=True)
+def _of_one(path: str, value: Scalar, odd: bool) -> dict[int, None]:
+    """The facts of one scalar at the top: most metadata is of these, and the same ones come again and again."""
+    found = {}
+    for scalars in flatten({path: value}).values():
+        found[_path(path)] = None
+        found.update({_value(path, key(scalar)): None for scalar in scalars})
+        if odd:
+            found[_odd(path)] = None
+    return found
 
 
 def compile_filter(where: Filter, facts: Facts) -> Compiled:
