@@ -124,7 +124,7 @@ _ONE = (str, bool, int, float)
 @lru_cache(maxsize=16_384, typed=True)
 def _of_one(path: str, value: Scalar, odd: bool) -> dict[int, None]:
     """The facts of one scalar at the top: most metadata is of these, and the same ones come again and again."""
-    found = {}
+    found: dict[int, None] = {}
     for scalars in flatten({path: value}).values():
         found[_path(path)] = None
         found.update({_value(path, key(scalar)): None for scalar in scalars})
