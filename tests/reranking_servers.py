@@ -4,6 +4,7 @@ question's words."""
 from __future__ import annotations
 
 import json
+import secrets
 import threading
 import time
 from collections.abc import Iterator
@@ -34,7 +35,8 @@ class RerankingServer:
         self.longest = 1_000
         self.delay_s = 0.0
         self.elsewhere = ""
-        self.sha = "abc"
+        self.sha = secrets.token_hex(4)
+        """Another model's each time: scores are kept, and a port comes again."""
         self.bodies: list[dict[str, Any]] = []
         self.paths: list[str] = []
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))

@@ -11,7 +11,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from sqlalchemy import update
 
@@ -220,6 +220,7 @@ def test_whatever_is_no_markup_is_escaped(text: str) -> None:
     assert isinstance(made, Markup)
 
 
+@example([(0.0, 5e-324)])
 @given(st.lists(st.tuples(st.floats(0, 1e6), st.floats(0, 1e9)), min_size=1, max_size=400))
 def test_any_line_can_be_drawn(points: list[tuple[float, float]]) -> None:
     drawn = ElementTree.fromstring(plots.line(sorted(points), label="l", unit="u"))

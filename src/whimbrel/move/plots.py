@@ -134,8 +134,8 @@ def _thinned(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]
 
 
 def _round_up(value: float) -> float:
-    """To a round number."""
-    if value <= 0:
+    """To a round number; 1 for what is too small to be told from nothing."""
+    if value < 1e-9:
         return 1.0
     power = 10.0 ** math.floor(math.log10(value))
     return float(

@@ -127,10 +127,10 @@ class FrozenStore(Store):
         assert where is None, "it answers no filter itself"
         if k <= 0 or (ids is not None and not ids):
             return Matches([], np.zeros(0, np.float32))
-        if not self._shape.indexed:
-            found = await asyncio.to_thread(self._compared, vector, k, ids)
-        elif not self._whole and (early := await asyncio.to_thread(self._first)) is not None:
+        if not self._whole and (early := await asyncio.to_thread(self._first)) is not None:
             found = _cosines(early.nearest(vector, k, ids))
+        elif not self._shape.indexed:
+            found = await asyncio.to_thread(self._compared, vector, k, ids)
         elif ids is None:
             found = await self._nearest(vector, k)
         else:
@@ -202,7 +202,8 @@ class FrozenStore(Store):
     def _first(self) -> exact.ExactIndex | None:
         """Of the rows that are known, while they are few; else None."""
         shape = self._shape
-        known = self._record.coming() if shape.normalised or shape.metric is Metric.COSINE else None
+        by_cosine = not shape.indexed or shape.normalised or shape.metric is Metric.COSINE
+        known = self._record.coming() if by_cosine else None
         if known is None or known > BEGINNING:
             self._early, self._whole = None, known is None
             return None

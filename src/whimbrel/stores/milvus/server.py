@@ -63,8 +63,8 @@ _OWN, _ALL = "Session", "Strong"
 
 
 class _Whole(str):
-    """A text that gives itself when it is gone over: pymilvus 3.0 checks each character of a row's texts as if it were a
-    text of its own, which takes a fourth of the time of making a request."""
+    """A text that gives itself when it is gone over: pymilvus 3.0 checks each character of a row's texts as if it were
+    a text of its own, which takes a fourth of the time of making a request."""
 
     __slots__ = ()
 
