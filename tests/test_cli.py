@@ -75,6 +75,10 @@ def test_a_search_through_a_server_needs_no_database_here() -> None:
     assert not _imported(code) & {*DATABASES_AND_MODELS, "httpx"}
 
 
+def test_opening_a_home_imports_no_client_of_a_database_that_it_may_not_need() -> None:
+    assert not _imported("import whimbrel.app") & {"pyarrow", "httpx", "lancedb", "chromadb", "pymilvus", "onnxruntime"}
+
+
 def _imported(code: str) -> set[str]:
     done = subprocess.run(
         [sys.executable, "-c", f"{code}; import sys; print(*sys.modules)"], capture_output=True, text=True, check=True
@@ -245,10 +249,9 @@ REFUSED = [
 
 @pytest.fixture(scope="module")
 def refusals(shelf: Shell) -> dict[tuple[str, ...], Any]:
-    return {
-        tuple(ran.args): ran
-        for ran in shelf.several(*([*args, "--json"] for args, _, _ in REFUSED if args[0] != "serve"))
-    }
+    asked = ["ask", "Where does the whimbrel breed?"]  # there is an answer, of which `open 99` shows no citation
+    wrong = ([*args, "--json"] for args, _, _ in REFUSED if args[0] != "serve")
+    return {tuple(ran.args): ran for ran in shelf.several(asked, *wrong)}
 
 
 @pytest.mark.parametrize(("args", "error", "hint"), REFUSED, ids=[" ".join(args)[:40] for args, _, _ in REFUSED])

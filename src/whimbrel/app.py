@@ -13,13 +13,13 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import AsyncGenerator, Coroutine, Generator, Mapping
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from whimbrel.adopt.job import Adopter
 from whimbrel.adopt.sameness import Watch
-from whimbrel.answer.asking import Asked, Asking
 from whimbrel.catalog import jobs, leases, migrate
 from whimbrel.catalog.collections import Collection, ViewRow
 from whimbrel.catalog.engine import Catalog
@@ -40,7 +40,6 @@ from whimbrel.move.driver import Mover
 from whimbrel.owner import lock
 from whimbrel.owner.erase import Eraser
 from whimbrel.owner.forgetting import forget_chunkings
-from whimbrel.owner.importing import import_collection
 from whimbrel.owner.lending import borrowed, store_of
 from whimbrel.owner.owner import Owner
 from whimbrel.owner.parts import Parts
@@ -57,6 +56,9 @@ from whimbrel.stores.resolve import parse_uri
 from whimbrel.wiring.cutting import Cuttings
 from whimbrel.wiring.first_views import FirstViews
 from whimbrel.wiring.models import Models
+
+if TYPE_CHECKING:
+    from whimbrel.answer.asking import Asked, Asking
 
 T = TypeVar("T")
 
@@ -100,7 +102,6 @@ class Whimbrel(Service):
             reranking=self.models.rerankers.stage,
             ask_otherwise=self.models.ask_otherwise,
         )
-        self.asking = Asking(catalog, self.engine, self.settings, self.cache, self.models.generator)
         reach, stores = Reach(*self.settings.stores.reach), self.settings.configured_stores()
         self.watch = Watch(catalog, self.home.path, self.home.adopted, reach, stores)
 
@@ -175,6 +176,12 @@ class Whimbrel(Service):
         and, where `model` is given, `ModelUnusable` (no key, a wrong one, no such model) and `MissingExtra`.
         """
         return self.asking.events(_asked(question, collection, **options))
+
+    @cached_property
+    def asking(self) -> Asking:
+        from whimbrel.answer.asking import Asking
+
+        return Asking(self.catalog, self.engine, self.settings, self.cache, self.models.generator)
 
     # --- models ------------------------------------------------------------------------------------------------------
 
@@ -259,7 +266,7 @@ class Whimbrel(Service):
                     self.home.path, self.home.adopted, Reach(*settings.stores.reach), settings.configured_stores
                 ),
                 "forget_chunkings": forget_chunkings,
-                "import": import_collection,
+                "import": _import,
                 "move": Mover(
                     self.embedder_for,
                     Cutter(Recut(self.cuttings.pool, self.cuttings.of)),
@@ -366,6 +373,12 @@ class Whimbrel(Service):
         return asyncio.run_coroutine_threadsafe(work, self._loop).result()
 
 
+async def _import(context: JobContext) -> Mapping[str, Any]:
+    from whimbrel.owner.importing import import_collection
+
+    return await import_collection(context)
+
+
 def _asked(
     question: str,
     collection: str,
@@ -380,6 +393,8 @@ def _asked(
     conversation_id: str | None = None,
     fresh: bool = False,
 ) -> Asked:
+    from whimbrel.answer.asking import Asked
+
     passages = PASSAGES if top_k is None else top_k
     request = SearchRequest(question, collection, passages, _mode(mode), filter, threshold, min_position, queries)
     return Asked(request, model, conversation_id, fresh)

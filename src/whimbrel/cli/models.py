@@ -8,6 +8,7 @@ import typer
 
 from whimbrel.cli import out
 from whimbrel.cli.opening import settings
+from whimbrel.memory import importing
 
 
 def models(
@@ -25,7 +26,8 @@ def models(
     It needs no home. Others name it as their embedder: `tei:http://HOST:PORT`.
     """
     found = settings()
-    from whimbrel.server.models.run import serve_models
+    with importing():
+        from whimbrel.server.models.run import serve_models
 
     serve_models(
         found,

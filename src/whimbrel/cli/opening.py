@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from whimbrel.memory import importing
+
 if TYPE_CHECKING:
     from whimbrel.app import Whimbrel
     from whimbrel.config import Settings
@@ -29,7 +31,8 @@ given = Given()
 
 def settings(**flags: Any) -> Settings:
     """Raises `ConfigError`."""
-    from whimbrel.config import load_settings
+    with importing():
+        from whimbrel.config import load_settings
 
     level = "debug" if given.verbose else None
     overrides = {"profile": given.profile, "log.level": level, **flags}
@@ -41,7 +44,8 @@ def opened(found: Settings | None = None) -> Iterator[Whimbrel]:
     """The home, open, with its logs on stderr."""
     found = found or settings()
     log_to_stderr(found, quiet=True)
-    from whimbrel.app import Whimbrel
+    with importing():
+        from whimbrel.app import Whimbrel
 
     with Whimbrel(settings=found) as whimbrel:
         yield whimbrel

@@ -13,6 +13,7 @@ import typer
 from whimbrel.cli import out
 from whimbrel.cli.opening import log_to_stderr, settings
 from whimbrel.errors import AlreadyOwned, Fenced, WhimbrelError
+from whimbrel.memory import importing
 
 if TYPE_CHECKING:
     from whimbrel.app import Whimbrel
@@ -33,7 +34,8 @@ def serve(
     Where another process is the owner, it is an API worker beside it.
     """
     found = settings(**{"server.host": host, "server.port": port})
-    from whimbrel.server.serve import serve_home
+    with importing():
+        from whimbrel.server.serve import serve_home
 
     serve_home(found, on_ready=lambda url: out.note(f"Serving {found.home} at {url}. Ctrl-C stops it."))
 
@@ -45,7 +47,8 @@ def owner() -> None:
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
-    from whimbrel.app import Whimbrel
+    with importing():
+        from whimbrel.app import Whimbrel
 
     with Whimbrel(settings=found) as whimbrel:
         if not whimbrel.own():

@@ -15,7 +15,6 @@ from pathlib import Path
 from whimbrel.errors import AlreadyOwned, Conflict, DiskFull, HomeError, NotFound, StoreUnsupported
 from whimbrel.stores.chroma.folder import DATABASE, LOCK
 from whimbrel.stores.folders import user_of
-from whimbrel.stores.foreign.chroma_old import is_old
 
 _LEFT_OUT = frozenset({LOCK})
 _LETTING_GO = 5.0
@@ -64,6 +63,8 @@ class Snapshot:
 def check(folder: Path) -> None:
     """Raises where `folder` is no Chroma folder of today, or a program has it open."""
     if not (folder / DATABASE).is_file():
+        from whimbrel.stores.foreign.chroma_old import is_old
+
         if is_old(folder):
             raise StoreUnsupported(
                 f"The folder {folder} is of Chroma before 0.4, which no client of today opens. Nothing was copied.",
