@@ -76,11 +76,19 @@ class Moving:
     """A home whose collection moves, and whoever works on it."""
 
     def __init__(
-        self, seed: int, pool: Pool, places: Databases, folder: Path, owners: Sequence[str], **settings: Any
+        self,
+        seed: int,
+        pool: Pool,
+        places: Databases,
+        folder: Path,
+        owners: Sequence[str],
+        pause_s: float,
+        **settings: Any,
     ) -> None:
         self.dice = random.Random(seed)
         self.pool = pool
         self.owners = owners
+        self.pause_s = pause_s
         self.places = places
         self.folder = folder
         self.home = places.home
@@ -156,7 +164,14 @@ class Moving:
                 self.stop.unlink(missing_ok=True)
                 self.tell(process, "write", diary=str(self.diary), stop=str(self.stop), pause=0.1)
             case "searcher":
-                self.tell(process, "search", log=str(self.log), words=list(WORDS), seed=self.dice.randrange(1_000))
+                self.tell(
+                    process,
+                    "search",
+                    log=str(self.log),
+                    words=list(WORDS),
+                    seed=self.dice.randrange(1_000),
+                    pause=self.pause_s,
+                )
             case _ if self.dice.random() < 0.4:
                 self.tell(process, "own")
             case _:
@@ -297,15 +312,17 @@ def moving(
     seed: int,
     servers: Sequence[str] = SERVERS,
     owners: Sequence[str] = ("first", "second"),
+    pause_s: float = 0.02,
     **settings: Any,
 ) -> Iterator[Moving]:
     """A collection that is written to and searched from here on, in LanceDB.
 
-    `servers`: those that are started; `owners`: who may be the owner, and one of them is.
+    `servers`: those that are started; `owners`: who may be the owner, and one of them is. `pause_s`: between two
+    searches.
     """
     print(f"seed {seed}", flush=True)
     with databases(folder, folder / "home", servers) as places, driver.quickened(), processes() as pool:
-        made = Moving(seed, pool, places, folder, owners, **settings)
+        made = Moving(seed, pool, places, folder, owners, pause_s, **settings)
         try:
             with made.going():
                 yield made
