@@ -152,9 +152,8 @@ def _sample(milvus: Collections, shape: Shape) -> list[dict[str, Any]]:
     """Some rows: what their dynamic fields are called."""
     if not shape.dynamic:
         return []
-    for keys in milvus.keys(shape):
-        return milvus.rows(shape, [key for key in keys[:_SAMPLE] if key != POSITION])
-    return []
+    keys = [key for key in milvus.some_keys(shape, _SAMPLE) if key != POSITION]
+    return milvus.rows(shape, keys) if keys else []
 
 
 def _nearest(

@@ -96,6 +96,10 @@ class Collections(ABC):
     def keys(self, shape: Shape) -> Iterator[list[Key]]:
         """Every key once, of all partitions."""
 
+    def some_keys(self, shape: Shape, count: int) -> list[Key]:
+        """As many, or all that there are."""
+        return next(self.keys(shape), [])[:count]
+
     @abstractmethod
     def rows(self, shape: Shape, keys: Sequence[Key]) -> list[dict[str, Any]]:
         """Whole, dynamic fields among the others."""
@@ -313,6 +317,11 @@ class LiteCollections(Collections):
             key = shape.key.name
             found = [row[key] for row in self._loaded(db, shape).query(None, [key])]
         yield found
+
+    def some_keys(self, shape: Shape, count: int) -> list[Key]:
+        with self._use() as db:
+            key = shape.key.name
+            return [row[key] for row in self._loaded(db, shape).query(None, [key], limit=count)]
 
     def rows(self, shape: Shape, keys: Sequence[Key]) -> list[dict[str, Any]]:
         with self._use() as db:
