@@ -7,6 +7,7 @@ import json
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 
+from whimbrel.domain import Metadata
 from whimbrel.errors import RowRefused
 from whimbrel.stores.records import DENSE, Records
 
@@ -51,8 +52,9 @@ class Batches:
         for id_, text, metadata in zip(records.ids, records.texts, records.metadata, strict=True):
             about = known.get(id(metadata))  # the chunks of a document share theirs
             if about is None:
-                about = known[id(metadata)] = len(json.dumps(metadata))
-            found.append(fixed + len(id_) + len(text.encode("utf-8", "surrogatepass")) + about)
+                about = known[id(metadata)] = _size_of(metadata)
+            size = len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
+            found.append(fixed + len(id_) + size + about)
         return found
 
     async def write(self, records: Records, write: Callable[[Records], Awaitable[None]], *, at_once: int = 1) -> None:
@@ -93,6 +95,19 @@ class Batches:
         self.rows = min(self.rows, max(half, 1))
         await self._halving(batch.between(0, half), write)
         await self._halving(batch.between(half, len(batch)), write)
+
+
+def _size_of(metadata: Metadata) -> int:
+    """About its bytes as JSON; written only where that cannot be seen."""
+    size = 2
+    for key, value in metadata.items():
+        if type(value) is str and value.isascii():
+            size += len(key) + len(value) + 6
+        elif type(value) in (bool, int, float):
+            size += len(key) + 14
+        else:
+            return len(json.dumps(metadata))
+    return size
 
 
 async def _first(under_way: set[asyncio.Task[None]]) -> set[asyncio.Task[None]]:
