@@ -217,7 +217,7 @@ class Moving:
             self.keep_going()
             if time.monotonic() > deadline:
                 raise TimeoutError(f"not in {PATIENCE_S} s: {what}; {self.said()}")
-            time.sleep(0.05)
+            time.sleep(0.1)
         return found
 
     def said(self) -> str:

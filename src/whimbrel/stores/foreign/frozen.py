@@ -7,6 +7,7 @@ it. A source without an index is searched in a file of its vectors of record, wh
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -30,8 +31,10 @@ MOST_PASSING = 1_000_000
 _FEW = 1_000
 """As many ids are named to the database; of more, it is asked for nearer rows than are wanted."""
 BEGINNING = 10_000
-"""While rows are being taken in, up to about as many are compared here: the rows that the database finds are hardly
-ever among the first of many."""
+"""While rows are being taken in, up to as many are compared here: the rows that the database finds are hardly ever
+among the first of many."""
+READ_AGAIN_S = 2.0
+"""They are read anew where more have come, when as many have as there were, or after this time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +83,15 @@ class Record(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class _Early:
+    """What was known while rows were coming in."""
+
+    known: int
+    read_at: float
+    index: exact.ExactIndex
+
+
 @dataclass(slots=True)
 class _Opened:
     database: Database
@@ -97,8 +109,7 @@ class FrozenStore(Store):
         self._opened: _Opened | None = None
         self._opening = asyncio.Lock()
         self._exact: tuple[Path, exact.ExactIndex] | None = None
-        self._early: tuple[int, exact.ExactIndex] | None = None
-        """What was known while rows were coming in; read anew each time that they have doubled."""
+        self._early: _Early | None = None
         self._whole = False
         """All rows have been taken in, once at least."""
 
@@ -207,10 +218,10 @@ class FrozenStore(Store):
         if known is None or known > BEGINNING:
             self._early, self._whole = None, known is None
             return None
-        early = self._early
-        if early is None or early[0] != known.bit_length():
-            self._early = early = known.bit_length(), exact.ExactIndex.of(self._record.vectors())
-        return early[1]
+        early, now = self._early, time.monotonic()
+        if early is None or known >= 2 * early.known or (known > early.known and now - early.read_at > READ_AGAIN_S):
+            self._early = early = _Early(known, now, exact.ExactIndex.of(self._record.vectors()))
+        return early.index
 
     async def _nearest(
         self, vector: npt.NDArray[np.float32], k: int, among: Sequence[Id] | None = None

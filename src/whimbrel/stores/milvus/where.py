@@ -101,7 +101,7 @@ class TextFacts(Facts):
 
 
 def facts_of(metadata: Metadata, plain: Container[str]) -> list[int]:
-    """Each once, in the order met. `plain`: the keys that are dynamic fields of their own."""
+    """Each once. `plain`: the keys that are dynamic fields of their own."""
     found: dict[int, None] = {}
     others: dict[str, Any] = {}
     for name, value in metadata.items():
