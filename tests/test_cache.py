@@ -361,7 +361,7 @@ def test_a_repeated_workload_is_nine_tenths_hits(tmp_path: Path, monkeypatch: py
     monkeypatch.setenv("TEI_API_KEY", KEY)
     with reranking_server("tei") as server, opened(tmp_path, reranker=server.spec) as whimbrel:
         whimbrel.add([{"id": str(n), "text": f"The bird {n} is called tern {n}."} for n in range(10)])
-        for _ in range(10):
+        for _ in range(12):
             for question in questions:
                 whimbrel.search(question)
         seen = whimbrel.cache.lookups()

@@ -532,7 +532,7 @@ async def test_what_a_server_reranks_with_is_asked_behind_the_guards(
             await gone.identity()
     reranker = guards.reranker(resolve_reranker(judge.spec))
     known = await reranker.identity()
-    assert "org/judge abc" in known
+    assert f"org/judge {judge.sha}" in known
     monkeypatch.setattr(wires, "LOOK_AGAIN_S", -1.0)
     monkeypatch.setattr(guarded_reranker, "LOOK_AGAIN_S", -1.0)
     judge.sha = "def"

@@ -26,6 +26,7 @@ from pydantic import SecretStr
 from clocks import Hands
 from commands import Shell
 from redis_server import RedisServer, own_redis
+from running import until
 from serving import free_port
 from whimbrel.catalog.guarding import BreakerRow
 from whimbrel.config import explain, load_settings
@@ -180,7 +181,7 @@ def test_it_is_looked_for_anew_where_its_name_leads(own: RedisServer, hands: Han
         told_to(own, {"replicaof": "127.0.0.1 1"})
         fail(shared, hands, 1)
         assert shared.out.endswith("is read-only.")
-        assert not before & {one["id"] for one in client.client_list()}
+        until(lambda: not before & {one["id"] for one in client.client_list()}, "the old connection is let go")
     shared.close()
 
 

@@ -291,8 +291,9 @@ async def test_what_is_under_way_is_answered_before_it_stops(tmp_path: Path) -> 
     server = ModelsServer(tmp_path / "log", "--embedder", "minilm")
     server.wait()
     async with httpx.AsyncClient(timeout=30) as http:
+        await http.post(f"{server.url}/embed", json={"inputs": ["a bird"]})  # the connection is made, and stays
         asked = asyncio.create_task(http.post(f"{server.url}/embed", json={"inputs": ["a bird in the marsh"] * 200}))
-        await asyncio.sleep(0.05)
+        await asyncio.sleep(0.15)
         stopped = asyncio.create_task(asyncio.to_thread(server.stop))
         answer = await asked
         assert answer.status_code == 200

@@ -316,11 +316,11 @@ def test_memory_is_given_back_once_per_rest(tmp_path: Path, toy: Toy, monkeypatc
     monkeypatch.setattr("whimbrel.owner.views.AT_REST_S", 0.3)
     with opened(tmp_path / "home") as home:
         home.add(notes("a"))
-        until(lambda: len(given) == 1, "the first rest")
-        time.sleep(1.5)
-        assert len(given) == 1
+        until(lambda: given and time.monotonic() - given[-1] > 1.5, "a rest of many times 0.3 s")
+        rests = len(given)
+        assert rests <= 3, "two views, which may have come to rest one after the other"
         home.add(notes("b"))
-        until(lambda: len(given) == 2, "the next one")
+        until(lambda: len(given) > rests, "the next one")
 
 
 def test_the_c_library_gives_memory_back_where_it_can() -> None:
