@@ -22,12 +22,16 @@ CHECKS = [
     "unsupported_method",
 ]
 SECONDS = 20
-CONFIGURATION = """
+OPENING = ("GET /ready", "POST /v1/search", "POST /v1/query")
+"""503 of these is as it should be for a collection that was just made, whose views are being built."""
+CONFIGURATION = "".join(
+    f"""
 [[operations]]
-include-name = "GET /ready"
+include-name = "{name}"
 checks.not_a_server_error.expected-statuses = ["2xx", "4xx", "503"]
 """
-"""503 of /ready is what it is for: a collection that was just made is not open yet."""
+    for name in OPENING
+)
 
 
 @pytest.fixture
