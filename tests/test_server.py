@@ -8,12 +8,15 @@ import socket
 import stat
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
 from serving import Served, refused
+from whimbrel import Whimbrel
+from whimbrel.server.app import create_app
 
 LIMIT = 1 << 20
 TEXTS = [
@@ -381,3 +384,12 @@ def test_the_home_socket_answers_its_user(served: Served) -> None:
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     with httpx.Client(transport=httpx.HTTPTransport(uds=str(path)), base_url="http://whimbrel") as http:
         assert http.post("/v1/search", json={"query": "bird"}).json()["hits"]
+
+
+async def test_what_answers_is_imported_before_the_first_question(tmp_path: Path) -> None:
+    with Whimbrel(tmp_path / "home") as whimbrel:
+        assert "asking" not in vars(whimbrel)
+        served = create_app(whimbrel).state.served
+        await served.warm()
+        assert "asking" in vars(whimbrel)
+        await served.close()

@@ -42,8 +42,8 @@ def bound_memory() -> None:
 
 @contextmanager
 def importing() -> Iterator[None]:
-    """Nothing is looked for among the objects of what is imported meanwhile, then or later: a quarter of the time that
-    a command needs to begin went there, and all of them stay to the end of the process."""
+    """Importing makes much and drops nothing: without the collector it takes a tenth to a quarter less time. What it
+    made is never looked at again, which keeps pauses of many milliseconds out of searches."""
     gc.disable()
     try:
         yield

@@ -34,8 +34,7 @@ def serve(
     Where another process is the owner, it is an API worker beside it.
     """
     found = settings(**{"server.host": host, "server.port": port})
-    with importing():
-        from whimbrel.server.serve import serve_home
+    from whimbrel.server.serve import serve_home
 
     serve_home(found, on_ready=lambda url: out.note(f"Serving {found.home} at {url}. Ctrl-C stops it."))
 

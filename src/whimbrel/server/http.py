@@ -4,7 +4,6 @@ event loop whose signals are ours."""
 from __future__ import annotations
 
 import asyncio
-import gc
 import signal
 import socket
 import threading
@@ -79,15 +78,3 @@ def runner() -> asyncio.Runner:
 def url_of(host: str, bound: socket.socket) -> str:
     name = f"[{host}]" if ":" in host else host
     return f"http://{name}:{bound.getsockname()[1]}"
-
-
-@contextmanager
-def no_collection() -> Iterator[None]:
-    """Importing makes much and drops nothing: without the collector it takes a tenth less time. What it made is never
-    looked at again, which keeps pauses of many milliseconds out of searches."""
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.freeze()
-        gc.enable()

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, NoReturn
 
 from whimbrel.errors import WhimbrelError
 from whimbrel.home import Home
-from whimbrel.memory import bound_memory
+from whimbrel.memory import bound_memory, importing
 from whimbrel.server.gate import Gate
 from whimbrel.server.hosts import check_server, is_loopback_name
-from whimbrel.server.http import FINISH_S, Http, config, no_collection, on_signals, runner, url_of
+from whimbrel.server.http import FINISH_S, Http, config, on_signals, runner, url_of
 from whimbrel.server.logs import set_up_logging
 from whimbrel.server.sockets import HomeSocket, listen
 
@@ -127,7 +127,7 @@ class _Server:
 
     async def _behind(self) -> NoReturn:
         """Open the home behind the open port; then look after who owns it."""
-        with no_collection():
+        with importing():
             whimbrel = self._whimbrel = await asyncio.to_thread(self._open_whimbrel)
             app = await asyncio.to_thread(self._application, whimbrel)
             served = self._served = app.state.served

@@ -131,6 +131,7 @@ class Served:
         self._warmed = True
 
     async def _warm(self) -> None:
+        await self.call(lambda: self.whimbrel.asking)  # imported here, not under the first question
         await self._load_model()
         live = await self.call(self.live)
         self._open &= {row.id for _, row in live}

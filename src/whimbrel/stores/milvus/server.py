@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from whimbrel.errors import Conflict, StoreRefused, StoreUnavailable
+from whimbrel.errors import Conflict, StoreRefused, StoreUnavailable, WhimbrelError
 from whimbrel.stores.base import Reach
 from whimbrel.stores.batches import Refused
 from whimbrel.stores.milvus.backend import (
@@ -84,6 +84,7 @@ class ServerBackend(Backend):
         self._threads: ThreadPoolExecutor | None = None
         self._connecting = asyncio.Lock()
         self._shares = Shares()
+        self._counting: set[asyncio.Task[None]] = set()
 
     @property
     def shown(self) -> str:
@@ -204,28 +205,23 @@ class ServerBackend(Backend):
             return [Hit(hit["id"], hit["distance"], hit["entity"]) for hit in hits]
 
         found = await self._loaded(name, search)
-        if where and self._threads is not None and self._shares.is_due(name, where):
-            self._threads.submit(self._count_passing, self._client, name, where)
+        if where and self._shares.is_due(name, where):
+            counting = asyncio.create_task(self._count_passing(name, where))
+            self._counting.add(counting)
+            counting.add_done_callback(self._counting.discard)
         return found
 
-    def _count_passing(self, client: Any, name: str, where: str) -> None:
+    async def _count_passing(self, name: str, where: str) -> None:
         """For the next searches with this condition. Nobody waits for it."""
         try:
-            passing, rows = (
-                client.query(
-                    name,
-                    condition,
-                    ["count(*)"],
-                    self._reach.timeout_s,
-                    partition_names=[ROWS],
-                    consistency_level=_OWN,
-                )[0]["count(*)"]
-                for condition in (where, "")
-            )
-            self._shares.learned(name, where, int(passing), int(rows))
-        except Exception as error:  # of whatever kind: searches look at as many rows as before
+            passing, rows = [
+                int((await self._query(name, condition, ["count(*)"]))[0]["count(*)"]) for condition in (where, "")
+            ]
+        except (WhimbrelError, Refused) as error:  # searches look at as many rows as before
             self._shares.failed(name, where)
             logger.debug("%s: rows that pass a filter were not counted: %s", self.shown, type(error).__name__)
+        else:
+            self._shares.learned(name, where, passing, rows)
 
     # --- position ----------------------------------------------------------------------------------------------------
 
@@ -277,6 +273,8 @@ class ServerBackend(Backend):
         await self._do(erase)
 
     async def close(self) -> None:
+        for counting in self._counting:
+            counting.cancel()
         client, self._client = self._client, None
         threads, self._threads = self._threads, None
         if client is not None:
