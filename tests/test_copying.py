@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -194,6 +195,31 @@ async def test_what_changes_while_it_is_copied_comes_from_the_log(
         fill(catalog, place, 0, 0)
         await to_the_end(follower)
         assert (await compared(follower)).equal
+
+
+async def test_a_view_that_never_comes_to_the_head_is_compared_all_the_same(
+    catalog: Catalog, place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Others write more each time that it follows: what it has not heard of yet is left out, and nothing else."""
+    fill(catalog, place, 0, 30)
+    row = begun(catalog, place)
+    async with following(catalog, row, tmp_path / "views") as (follower, _, target):
+        await to_the_end(follower)
+        apply, writes = target.apply, 0
+
+        async def outrun(*args: Any, **options: Any) -> None:
+            nonlocal writes
+            writes += 1
+            assert writes < 50, "it runs after them for ever"
+            fill(catalog, place, 100 + writes, 1)
+            await apply(*args, **options)
+
+        monkeypatch.setattr(target, "apply", outrun)
+        fill(catalog, place, 100, 1)
+        found = await compared(follower)
+        assert found.equal
+        assert found.changing == 2 + (100 + writes) % 3
+        assert found.rows == found.expected > 80
 
 
 async def test_every_difference_is_named(catalog: Catalog, place: Place, tmp_path: Path) -> None:

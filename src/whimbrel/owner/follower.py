@@ -169,7 +169,8 @@ class Follower:
         has far to go."""
         async with self.turn:
             for attempt in range(MEETINGS):
-                while not self.building and await self._apply_some():
+                goal = (await asyncio.to_thread(self._head)).head  # not the head that there is then: it may run away
+                while not self.building and self.position < goal and await self._apply_some():
                     pass
                 with self.catalog.read() as connection:
                     head = await asyncio.to_thread(log.head, connection, self.collection_id)
