@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+from collections import Counter
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -17,6 +19,10 @@ from whimbrel.catalog import tables as t
 from whimbrel.domain import Job, JobState, Mode, document_id
 from whimbrel.errors import DocumentNotFound
 from whimbrel.models.embedders import resolve
+from whimbrel.owner import erase
+from whimbrel.owner.erase import Eraser
+from whimbrel.owner.follower import Follower
+from whimbrel.owner.runner import JobContext
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -221,6 +227,53 @@ def test_purges_beside_writes_and_each_other(tmp_path: Path) -> None:
         verified(home, "default")
         with pytest.raises(DocumentNotFound):
             home.purge(["n1"])
+
+
+def test_it_goes_on_when_the_view_that_it_waits_for_is_dropped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And not when it would have looked again."""
+    monkeypatch.setattr(erase, "DROP_WAIT_S", 10 * DEADLINE_S)
+    with opened(tmp_path / "home") as home:
+        home.add([{"id": "a", "text": f"It tells of {MARK}."}, {"id": "b", "text": "Harmless."}])
+        old = next(row.id for row in home.views("default") if row.view.kind == "store")
+        home.finish(home.start_view_job("rebuild_view", old), timeout_s=DEADLINE_S)
+        job = home.purge(["a"])
+        until(lambda: f"view {old}" in str(home.job(job.id).progress.get("waiting_for")), "what it waits for")
+        until(lambda: home.job(job.id).state is JobState.WAITING, "that it has been put away")
+        home.finish(home.start_view_job("drop_view", old, now=True), timeout_s=DEADLINE_S)
+        ended(home, job)
+        assert holding(home, MARK.encode()) == []
+
+
+def test_those_that_wait_for_one_view_share_its_erasure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with opened(tmp_path / "home") as home:
+        home.add([{"id": f"n{number}", "text": f"Note {number} of {MARK}{number}x."} for number in range(6)])
+        assert home.owner is not None
+        view, follower = next(iter(home.owner.views.followers.items()))
+        erasures = 0
+        erased = follower.target.erase
+        asked = Counter[int]()
+        take_turn = Eraser._take_turn
+
+        async def counted(*, grace_s: float) -> None:
+            nonlocal erasures
+            erasures += 1
+            await erased(grace_s=grace_s)
+
+        async def together(self: Eraser, context: JobContext, of: Follower) -> None:
+            asked[of.row.id] += 1
+            while asked[of.row.id] < 4:
+                await asyncio.sleep(0.01)
+            await take_turn(self, context, of)
+
+        monkeypatch.setattr(follower.target, "erase", counted)
+        monkeypatch.setattr(Eraser, "_take_turn", together)
+        for job in [home.purge([f"n{number}"]) for number in range(4)]:
+            ended(home, job)
+        assert asked[view] == 4
+        assert erasures == 1
+        for number in range(4):
+            assert holding(home, f"{MARK}{number}x".encode()) == []
+        verified(home, "default")
 
 
 def test_a_search_beside_an_erasure_without_grace_goes_on(tmp_path: Path) -> None:

@@ -264,7 +264,8 @@ class Moving:
         again = self.figures.paid_again = paid_again(self.journal)
         assert again <= 2 * BATCH * self.figures.kills.total(), f"{again} texts were embedded again"
         self.figures.writes, self.figures.server_kills = written.tasks, self.places.kills
-        said = [line for process in self.pool.every for line in process.errors.splitlines() if "built anew" in line]
+        lines = [line for process in self.pool.every for line in process.errors.splitlines()]
+        said = [line for line in lines if "built anew" in line and "the lexicon of" not in line]  # another language
         self.figures.rebuilt = Counter(re.sub(r"\d+", "N", line)[:200] for line in said)
         self.writing = True
 

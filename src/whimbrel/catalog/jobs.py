@@ -260,6 +260,15 @@ def wait(connection: Connection, job_id: str, until: float, cursor: Mapping[str,
     )
 
 
+def wake(connection: Connection, kind: str, *, awaits: int) -> None:
+    """Jobs that were put away with `awaits` in their cursor, for this: it has come, and they are due."""
+    found = connection.execute(
+        select(t.jobs.c.id, t.jobs.c.cursor).where(t.jobs.c.kind == kind, t.jobs.c.state == JobState.WAITING)
+    )
+    for job_id in [row.id for row in found if row.cursor.get("awaits") == awaits]:
+        _set(connection, job_id, not_before=now())
+
+
 def requeue(connection: Connection, job_id: str, until: float, cursor: Mapping[str, Any], **progress: Any) -> None:
     """Back into the queue until a time: what the job waits for comes soon, and who waits for the job goes on to."""
     _set(

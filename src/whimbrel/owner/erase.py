@@ -9,6 +9,7 @@ until when it waits.
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -28,6 +29,8 @@ from whimbrel.owner.scrubs import Scrubs
 
 VIEWS_WAIT_S = 2.0
 VIEW_BUSY_S = 10.0
+DROP_WAIT_S = 15.0
+"""For a replaced view to be dropped. `drop_view` wakes who waits for it; this is for a drop that ends otherwise."""
 
 
 def request_purge(connection: Connection, collection: Collection, keys: Sequence[int]) -> Job:
@@ -61,6 +64,10 @@ class Eraser:
         self.grace_s = grace_s
         self._erase_cached = erase_cached
         self._scrubs = Scrubs()
+        self._begun: Counter[int] = Counter()
+        """How many erasures of a view have begun, by its key."""
+        self._erased: Counter[int] = Counter()
+        """The last of them that came to its end."""
 
     async def __call__(self, context: JobContext) -> Mapping[str, Any]:
         owner = context.owner
@@ -140,19 +147,28 @@ class Eraser:
             if row.view.state is ViewState.RETIRED:
                 by_hand = f" (a finished move kept its data: `whimbrel view drop {row.id}`)" if row.id in kept else ""
                 raise PutAway(
-                    now() + 15.0,
-                    context.cursor,
+                    now() + DROP_WAIT_S,
+                    {**context.cursor, "awaits": row.id},
                     waiting_for=f"view {row.id}, which has been replaced, to be dropped{by_hand}",
                     completes_at="unknown",
                 )
             if row.view.state is ViewState.FROZEN:
                 continue  # another program's database: nothing is taken out of it
-            follower = await self._follower(owner, row.id)
-            await self._take_turn(context, follower)
-            try:
-                await follower.target.erase(grace_s=self.grace_s)
-            finally:
-                follower.turn.release()
+            await self._erase_view(context, await self._follower(owner, row.id))
+
+    async def _erase_view(self, context: JobContext, follower: Follower) -> None:
+        """Purges that wait for one view share an erasure of it: one that began after they had asked is theirs too."""
+        view = follower.row.id
+        before = self._begun[view]
+        await self._take_turn(context, follower)
+        try:
+            if self._erased[view] > before:
+                return
+            self._begun[view] += 1
+            await follower.target.erase(grace_s=self.grace_s)
+            self._erased[view] = self._begun[view]
+        finally:
+            follower.turn.release()
 
     async def _take_turn(self, context: JobContext, follower: Follower) -> None:
         try:

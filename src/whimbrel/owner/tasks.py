@@ -9,7 +9,7 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from whimbrel.catalog import collections, moves, vectors
+from whimbrel.catalog import collections, jobs, moves, vectors
 from whimbrel.catalog.collections import ViewRow
 from whimbrel.catalog.engine import now
 from whimbrel.config import mask_url
@@ -183,6 +183,7 @@ def _retire(context: JobContext, key: int) -> None:
 def _forget(context: JobContext, key: int) -> None:
     with context.catalog.write(fence=context.fence) as connection:
         collections.forget_view(connection, key)
+        jobs.wake(connection, "purge", awaits=key)
 
 
 async def drop_data(owner: Owner, row: ViewRow) -> str:
