@@ -755,5 +755,24 @@ def test_importing_the_library_leaves_others_alone() -> None:
         assert "lancedb" not in sys.modules
         import_lancedb()
         assert pydantic.validate_call is before
+        import overrides
+        assert overrides.final
+    """
+    assert run_python(code, ".").wait() == 0
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_a_process_of_our_own_does_without_pandas_and_another_keeps_it(own: bool) -> None:
+    code = f"""
+        from whimbrel import memory
+        from whimbrel.stores.lancedb.library import import_lancedb
+        memory.own_process = {own}
+        import_lancedb()
+        import pyarrow
+        pyarrow.array([1, 2])
+        assert ("pandas" in sys.modules) == (not {own})
+        import pandas
+        assert pandas.Series([1, 2]).sum() == 3
+        assert {own} or pyarrow.array(pandas.Series([1, None])).to_pylist() == [1, None]
     """
     assert run_python(code, ".").wait() == 0

@@ -29,6 +29,7 @@ import whimbrel.owner.tasks
 import whimbrel.owner.views
 import whimbrel.stores.lancedb.store
 from crash import diary, points
+from whimbrel import memory
 from whimbrel.app import Whimbrel
 from whimbrel.catalog import vectors
 from whimbrel.domain import EmbedKind
@@ -39,6 +40,7 @@ from whimbrel.stores.lancedb.library import import_lancedb
 
 def main() -> None:
     signal.signal(signal.SIGUSR1, _tell_where)
+    memory.own_process = True
     import_lancedb()
     say("ready")
     line = sys.stdin.readline()

@@ -26,6 +26,7 @@ from whimbrel.errors import (
     ViewError,
     WhimbrelError,
 )
+from whimbrel.memory import import_arrow
 from whimbrel.stores.base import REBUILD
 from whimbrel.stores.lancedb.remote import translate_remote
 
@@ -54,12 +55,14 @@ async def connect(folder: Path | str) -> AsyncConnection:
 
 def import_lancedb() -> Any:
     """The module, without the REST client of a remote catalog: 160 modules of validators that take more than half of
-    its import (0.45 of 0.8 s) and are never called here. Where a program has imported them already, they stay."""
+    its import (0.45 of 0.8 s) and are never called here; and without the checks that its classes override what is there
+    to be overridden (0.15 s). Where a program has imported them already, they stay."""
     os.environ.setdefault("LANCE_LOG", "error")  # its notes on its own internals go to stderr
     os.environ.setdefault("LANCE_DEFAULT_IO_BUFFER_SIZE", str(_READ_AHEAD_BYTES))
     with _importing:
         if "lancedb" not in sys.modules and _CLIENT not in sys.modules:
             absent = _Absent()
+            import_arrow()
             sys.meta_path.insert(0, absent)
             try:
                 import lancedb
@@ -72,24 +75,27 @@ def import_lancedb() -> Any:
 
 
 _CLIENT = "lance_namespace_urllib3_client"
+_CHECKS = "overrides"
 _importing = threading.Lock()
 
 
 class _Absent(MetaPathFinder, Loader):
-    """Finds modules of the client as empty ones, whose every name is a class that cannot be made."""
+    """Finds modules of the client as empty ones, whose every name is a class that cannot be made; and the decorators of
+    the checks as ones that do nothing."""
 
     def __init__(self) -> None:
         self.made: list[str] = []
 
     def find_spec(self, name: str, path: object, target: object = None) -> ModuleSpec | None:
-        return ModuleSpec(name, self, is_package=True) if name.partition(".")[0] == _CLIENT else None
+        return ModuleSpec(name, self, is_package=True) if name.partition(".")[0] in (_CLIENT, _CHECKS) else None
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
         self.made.append(spec.name)
         return _Empty(spec.name)
 
     def exec_module(self, module: ModuleType) -> None:
-        pass
+        if module.__name__ == _CHECKS:
+            vars(module).update(override=lambda method: method, EnforceOverrides=object)
 
 
 class _Empty(ModuleType):

@@ -20,7 +20,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from whimbrel import errors
+from whimbrel import errors, memory
 from whimbrel.errors import StoreUnavailable, WhimbrelError
 from whimbrel.stores.lancedb.columns import ID, TEXT, VECTOR
 from whimbrel.stores.lancedb.library import connect, import_lancedb, lance_errors
@@ -146,6 +146,7 @@ class _Task:
 
 
 def main(arguments: Sequence[str]) -> int:
+    memory.own_process = True
     task = _Task(**json.loads(arguments[0]))
     threading.Thread(target=_end_with_parent, daemon=True).start()
     with contextlib.suppress(OSError, AttributeError):
