@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 from tests.s3_server import environment, s3_server
 
-from whimbrel.domain import Space
 from whimbrel.errors import StoreRefused, StoreUnavailable, ViewError
-from whimbrel.stores.base import Store, Vectors
+from whimbrel.stores.base import Store
 from whimbrel.testing import Place, StoreConformance, rows_of
-from whimbrel.testing.base import NewPlace
+from whimbrel.testing.base import NewPlace, StoreSuite
+from whimbrel.testing.surviving import Surviving
 
 
 @pytest.fixture(scope="module")
@@ -34,12 +34,11 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 def bucket(server: str) -> str:
     """A new one, `s3://NAME`."""
     name = f"birds-{uuid.uuid4().hex[:8]}"  # LanceDB keeps its client of a bucket
-    httpx.put(f"{server}/{name}", trust_env=False).raise_for_status()
+    httpx.put(f"{server}/{name}", trust_env=False, timeout=60).raise_for_status()
     return f"s3://{name}"
 
 
-@pytest.mark.slow
-class TestLanceDBOnS3(StoreConformance):
+class OnS3(StoreSuite):
     name = "LanceDB on S3"
     selective_rows = 10_000
 
@@ -49,17 +48,17 @@ class TestLanceDBOnS3(StoreConformance):
         folder = tmp_path_factory.mktemp("base")
         return lambda: Place(f"lancedb:{bucket}/{uuid.uuid4().hex}", folder)
 
-    # Long over S3, and its business least of all: `make soak` runs them.
 
-    @pytest.mark.soak
-    async def test_recall_on_real_embeddings(
-        self, real: tuple[Place, Space, Vectors, Vectors], record_property: Callable[[str, object], None]
-    ) -> None:
-        await super().test_recall_on_real_embeddings(real, record_property)
+@pytest.mark.slow
+class TestLanceDBOnS3Surviving(OnS3, Surviving):
+    """What files may do otherwise than objects. How rows are kept, searched and filtered is the same code over either:
+    all of the suite is in the soak."""
 
-    @pytest.mark.soak
-    async def test_reads_beside_writes_and_deletes(self, new_place: NewPlace) -> None:
-        await super().test_reads_beside_writes_and_deletes(new_place)
+
+@pytest.mark.slow
+@pytest.mark.soak
+class TestLanceDBOnS3(OnS3, StoreConformance):
+    """All of it."""
 
 
 # --- a bucket that is not there, keys that are not accepted, nobody who answers ---------------------------------------
@@ -92,7 +91,7 @@ async def test_storage_that_went_away_is_no_damage(tmp_path: Path, monkeypatch: 
         for name, value in environment(url).items():
             monkeypatch.setenv(name, value)
         name = f"away-{uuid.uuid4().hex[:8]}"
-        httpx.put(f"{url}/{name}", trust_env=False).raise_for_status()
+        httpx.put(f"{url}/{name}", trust_env=False, timeout=60).raise_for_status()
         store = Place(f"lancedb:s3://{name}/views", tmp_path).store()
         await store.create()
         await store.upsert(rows_of([{}] * 20))
@@ -103,7 +102,7 @@ async def test_storage_that_went_away_is_no_damage(tmp_path: Path, monkeypatch: 
 
 def _accept(server: str, requests: str) -> None:
     """How many more requests moto takes from whoever asks; afterwards it knows no key."""
-    httpx.post(f"{server}/moto-api/reset-auth", content=requests, trust_env=False).raise_for_status()
+    httpx.post(f"{server}/moto-api/reset-auth", content=requests, trust_env=False, timeout=60).raise_for_status()
 
 
 # --- refusals that moto does not make: another server says them by the bucket's name ----------------------------------
