@@ -33,7 +33,7 @@ JOBS ?= $(shell echo $$(($$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2) + 1
 UV ?= uv
 LOCK := $(UV) pip compile --quiet --universal --generate-hashes --python-version 3.11 --no-header --no-emit-index-url
 
-.PHONY: help setup demo test test-torch check soak bench docs stores lock clean
+.PHONY: help setup demo test test-torch check milvus soak bench docs stores lock clean
 
 help: ## List what there is to make.
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## /  make \1|/' | column -t -s '|' 2>/dev/null \
@@ -74,6 +74,8 @@ check: $(DEV) ## Lint, format, strict types, and who may import whom.
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
+
+milvus: $(MILVUS) ## Install the Milvus server that tests run against, where it is to be had.
 
 soak: $(DEV) $(MILVUS) ## Kill it at random moments, hundreds of times.
 	$(BIN)/python -m pytest -m soak --timeout=0

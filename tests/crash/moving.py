@@ -29,7 +29,7 @@ from whimbrel.domain import Job, JobState
 AFTER_KILLS = {"failed_jobs", "stale_socket"}
 """What the doctor may say: what was asked for could not be, at its time; and a killed process was one that serves."""
 PATIENCE_S = 240.0
-AFTERMATH_S = 15.0
+AFTERMATH_S = 30.0
 """For so long after a server or an owner is back, a search of vectors alone may still say that the store is out."""
 
 
@@ -181,7 +181,7 @@ class Moving:
 
     def _ask(self, api: Process) -> None:
         with suppress(EOFError, TimeoutError):  # it was killed before it answered
-            ask_over_http(api, json.loads(api.wait_for('"url"'))["url"], self.log)
+            ask_over_http(api, json.loads(api.wait_for('"url"'))["url"], self.log, max(self.pause_s, 0.05))
 
     def tell(self, process: Process, deed: str, place: tuple[str, int] | None = None, **more: Any) -> None:
         order = {"home": str(self.home), "settings": self.settings, "journal": str(self.journal), "crash": place}

@@ -53,9 +53,10 @@ COMMON = (
 class Rounds:
     """A home, its model, and whoever works on it."""
 
-    def __init__(self, folder: Path, seed: int, pool: Pool, **settings: Any) -> None:
+    def __init__(self, folder: Path, seed: int, pool: Pool, pause_s: float, **settings: Any) -> None:
         self.dice = random.Random(seed)
         self.pool = pool
+        self.pause_s = pause_s
         self.home = folder / "home"
         self.journal = folder / "journal"
         self.log = folder / "searches"
@@ -185,7 +186,7 @@ class Rounds:
         self._tell(owner, "serve", place)
         with suppress(EOFError):
             url = json.loads(owner.wait_for('"url"', 30))["url"]
-            threading.Thread(target=ask_over_http, args=(owner, url, self.log), daemon=True).start()
+            threading.Thread(target=ask_over_http, args=(owner, url, self.log, self.pause_s), daemon=True).start()
         return owner
 
     def _end_owner(self) -> None:
@@ -195,7 +196,7 @@ class Rounds:
 
     def _start_searcher(self) -> None:
         self.searcher = self.pool.take()
-        order = {"log": str(self.log), "words": list(WORDS), "seed": self.dice.randrange(1_000)}
+        order = {"log": str(self.log), "words": list(WORDS), "seed": self.dice.randrange(1_000), "pause": self.pause_s}
         self.searcher.tell(do="search", home=str(self.home), settings=self.settings, **order)
 
     def _applied(self, task: Mapping[str, Any]) -> None:
@@ -212,7 +213,7 @@ class Rounds:
         return [json.dumps(note) for note in found if "error" in note]
 
 
-def ask_over_http(api: Process, url: str, log: Path) -> None:
+def ask_over_http(api: Process, url: str, log: Path, pause_s: float) -> None:
     """Search over HTTP until the process is dead, whose last answer may be cut short; write down what was found."""
     dice = random.Random(url)
     while api.alive:
@@ -234,15 +235,25 @@ def ask_over_http(api: Process, url: str, log: Path) -> None:
         note["to"] = time.time()
         with log.open("a") as out:
             out.write(json.dumps(note) + "\n")
-        time.sleep(0.05)
+        time.sleep(pause_s)
 
 
-def run(folder: Path, seed: int, count: int, *, every: int = 5, seconds: float = math.inf, **settings: Any) -> Figures:
-    """`count` rounds, or as many as begin in `seconds`; a full check after `every` of them, and at the end."""
+def run(
+    folder: Path,
+    seed: int,
+    count: int,
+    *,
+    every: int = 5,
+    seconds: float = math.inf,
+    pause_s: float = 0.05,
+    **settings: Any,
+) -> Figures:
+    """`count` rounds, or as many as begin in `seconds`; a full check after `every` of them, and at the end. `pause_s`:
+    between two searches."""
     began = time.monotonic()
     print(f"seed {seed}")
     with processes() as pool:
-        rounds = Rounds(folder, seed, pool, **settings)
+        rounds = Rounds(folder, seed, pool, pause_s, **settings)
         rounds.begin()
         for number in range(1, count + 1):
             if time.monotonic() - began > seconds:
