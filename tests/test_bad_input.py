@@ -268,7 +268,7 @@ def check_large(home: Whimbrel, path: Path, length: int) -> None:
 
 def test_a_large_text_is_taken_in_segments(toy: Toy, tmp_path: Path) -> None:
     path = tmp_path / "long.txt"
-    length = large_text(path, 12)
+    length = large_text(path, 4)
     toy.out = "not asked here"
     with Whimbrel(home=tmp_path / "home", embedder="toy") as whimbrel:
         report = whimbrel.ingest([path], wait="lexical")

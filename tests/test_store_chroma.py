@@ -341,6 +341,7 @@ async def test_ties_break_by_id(store: ChromaStore) -> None:
     assert (await store.search(same[0], 20)).ids == sorted(ids)[:20]
 
 
+@pytest.mark.soak  # the suite of stores draws some too
 @pytest.mark.parametrize("kind", ["folder", "server"])
 def test_filters_mean_what_the_evaluator_says(
     kind: str, server: ChromaServer, tmp_path_factory: pytest.TempPathFactory

@@ -19,6 +19,8 @@ pytestmark = pytest.mark.slow
 
 class TestChromaFolder(StoreConformance):
     name = "Chroma folder"
+    selective_rows = 10_000
+    batch_rows = 6_000
 
     @pytest.fixture(scope="class")
     @classmethod
@@ -28,6 +30,8 @@ class TestChromaFolder(StoreConformance):
 
 class TestChromaServer(StoreConformance):
     name = "Chroma server"
+    selective_rows = 10_000
+    batch_rows = 6_000
 
     @pytest.fixture(scope="class")
     @classmethod

@@ -22,6 +22,8 @@ NUMBERS = count()
 
 class TestMilvusLite(StoreConformance):
     name = "Milvus Lite"
+    selective_rows = 10_000
+    batch_rows = 3_000
 
     @pytest.fixture(scope="class")
     @classmethod
@@ -32,6 +34,7 @@ class TestMilvusLite(StoreConformance):
 
 class Server(StoreSuite):
     name = "Milvus server"
+    batch_rows = 3_000
 
     @pytest.fixture(scope="class")
     @classmethod

@@ -313,7 +313,7 @@ def moving(
     seed: int,
     servers: Sequence[str] = SERVERS,
     owners: Sequence[str] = ("first", "second"),
-    pause_s: float = 0.02,
+    pause_s: float = 0.1,
     **settings: Any,
 ) -> Iterator[Moving]:
     """A collection that is written to and searched from here on, in LanceDB.

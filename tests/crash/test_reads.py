@@ -49,7 +49,7 @@ def searching(whimbrel: Whimbrel, threads: int = 2) -> Iterator[Searches]:
 
     def search(seed: int) -> None:
         dice = random.Random(seed)
-        while not stop.wait(0.005):
+        while not stop.wait(0.03):
             began = time.time()
             try:
                 mode = dice.choice(["hybrid", "dense", "lexical"])

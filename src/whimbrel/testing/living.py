@@ -40,7 +40,7 @@ class Living(StoreSuite):
                 while not done.is_set():
                     await look()
                     rounds += 1
-                    await asyncio.sleep(0)
+                    await asyncio.sleep(0.01)
 
             async def scan() -> None:
                 found = by_id(await scanned(reader, batch=250))

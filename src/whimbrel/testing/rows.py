@@ -175,7 +175,7 @@ class Rows(StoreSuite):
         await store.end_bulk()
 
     async def test_large_batches_are_cut(self, store: Store) -> None:
-        """A batch over the database's limits is cut: 12,000 rows; 40 MB of text; 12,000 ids to fetch and delete"""
+        """A batch over the database's limits is cut: thousands of rows to write, fetch and delete; 40 MB of text"""
         small = rows_of([{"n": i % 10} for i in range(self.batch_rows)])
         await store.upsert(small, new=True)
         await store.upsert(small.between(0, len(small) // 2))
