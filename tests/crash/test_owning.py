@@ -86,7 +86,7 @@ def two_machines(url: str, folder: Path, **first: Any) -> Iterator[tuple[Process
 
 
 def owner_of(pool: Pool, home: Path, settings: dict[str, Any] | None = None, **order: Any) -> Process:
-    process = pool.take()
+    process = pool.take(ahead=False)
     process.tell(do="own", home=str(home), settings={**SETTINGS, **(settings or {})}, **order)
     process.wait_for("go")
     return process

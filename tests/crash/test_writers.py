@@ -50,7 +50,7 @@ def test_writers_in_threads_and_processes_skip_nothing(where: dict[str, Any], tm
     with processes() as pool, opened(home, **where) as whimbrel:
         whimbrel.create_collection("default")
         whimbrel.own()
-        beside = [begin(pool.take(), home, where, tasks) for tasks in scripts[:1]]
+        beside = [begin(pool.take(ahead=False), home, where, tasks) for tasks in scripts[:1]]
         threads = [threading.Thread(target=write, args=(whimbrel, tasks, failures)) for tasks in scripts[1:]]
         for thread in threads:
             thread.start()
