@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import shutil
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 from tests.memory_store import TABLES, MemoryStore
 
 from running import DEADLINE_S, Toy, until
@@ -28,12 +30,14 @@ from whimbrel.errors import (
     RowRefused,
     SpaceMismatch,
     StoreUnavailable,
+    ViewDamaged,
     WhimbrelError,
 )
 from whimbrel.models.embedders import resolve
 from whimbrel.move import switching
 from whimbrel.move.checks import Checker
 from whimbrel.move.switching import Switcher
+from whimbrel.owner.follower import Follower
 from whimbrel.stores.base import Records, StoreInfo
 
 pytestmark = pytest.mark.timeout(180)
@@ -255,6 +259,35 @@ def test_another_embedder_embeds_only_what_it_lacks(home: Whimbrel, toy: Toy, ot
     assert len(other.given) == NOTES + 2, "vectors of record are never paid for twice"
 
 
+@pytest.mark.parametrize("chunking", [None, "tokens=48,overlap=4"])
+def test_a_text_that_the_new_model_refuses_is_named_and_has_to_be_accepted(
+    home: Whimbrel, other: Toy, chunking: str | None
+) -> None:
+    other.refuses = "Note 7 of"
+    move = moved(home, to=None, embedder="other", chunking=chunking, auto_switch=True)
+    assert move.state is MoveState.FAILED
+    assert "1 rows cannot go" in move.error
+    (reject,) = home.move_rejects(move)
+    assert (reject.document, reject.reason) == ("text:birds7", "It has a word that I do not read.")
+    assert home.move_dict(move)["rejects"] == 1
+    page = home.write_move_report(move)
+    assert json.loads((page.parent / "rejects.jsonl").read_text())["id"] == reject.chunk_id
+    move = switched(home, home.accept_move(move))
+    assert move.state is MoveState.SWITCHED
+    home.finish(home.rollback_move(move), timeout_s=DEADLINE_S)
+    home.abort_move(home.move("default"))
+    if chunking is None:
+        back = moved(home, to="lancedb:elsewhere")
+        assert back.state is MoveState.READY, "what the source lacks as well is not lost by a move"
+
+
+def test_what_the_source_lacks_as_well_is_not_lost_by_a_move(home: Whimbrel, toy: Toy, other: Toy) -> None:
+    toy.refuses = other.refuses = "Note 1 of the fish"
+    add(home, "fish", 3)
+    assert moved(home, to=None, embedder="other").state is MoveState.READY
+    assert home.move_rejects(home.move("default")) == []
+
+
 def test_a_model_that_does_not_read_so_long_chunks_needs_another_chunking(home: Whimbrel, other: Toy) -> None:
     other._space = replace(other._space, max_tokens=64)
     with pytest.raises(ConfigError, match="Nothing was begun") as refused:
@@ -262,6 +295,16 @@ def test_a_model_that_does_not_read_so_long_chunks_needs_another_chunking(home: 
     assert "--chunking" in refused.value.hint
     move = moved(home, to=None, embedder="other", chunking="tokens=48,overlap=4")
     assert move.state is MoveState.READY
+
+
+def test_what_is_left_is_told_of_the_chunks_that_there_will_be(home: Whimbrel) -> None:
+    text = " ".join(note("geese", number) for number in range(120))
+    home.add([{"id": "long", "text": text}])
+    before = home.move_dict(moved(home, to="lancedb:whole"))["rows"]["total"]
+    home.abort_move(home.move("default"))
+    move = moved(home, to=None, chunking="tokens=48,overlap=4")
+    (report,) = [one for one in move.checks["views"] if one["kind"] == "store"]
+    assert home.move_dict(move)["rows"]["total"] == report["rows"] > before + 10
 
 
 @pytest.mark.parametrize("to", ["lancedb:", "lancedb:views"])
@@ -374,9 +417,49 @@ class TestATargetThatFails:
         move = home.move("default")
         (report,) = move.checks["views"]
         assert (report["extra"], report["different"], report["missing"]) == (1, 1, 0)
-        accepted = home.accept_move(move)
+        with pytest.raises(Conflict, match="cannot be accepted: such a view is built anew"):
+            home.accept_move(move)
+        del table["theirs"]
+        home.finish(home.verify_move(move), timeout_s=DEADLINE_S)
+        accepted = home.accept_move(home.move("default"))
         assert accepted.state is MoveState.READY
         assert accepted.accepted
+        assert switched(home, accepted).state is MoveState.SWITCHED
+
+    def test_a_comparison_that_breaks_off_leaves_nothing_to_accept(
+        self, home: Whimbrel, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        move = moved(home, "other://here/db")
+
+        async def broken(self: Checker, move: Move, *, mend: bool = False) -> dict[str, Any]:
+            raise ViewDamaged("View 9 cannot be read.")
+
+        monkeypatch.setattr(Checker, "check", broken)
+        with pytest.raises(ViewDamaged):
+            home.finish(home.verify_move(move), timeout_s=DEADLINE_S)
+        assert home.move("default").state is MoveState.FAILED
+        with pytest.raises(Conflict, match="nothing to accept"):
+            home.accept_move(home.move("default"))
+
+    def test_comparing_after_the_switch_ends_with_status_1_where_a_row_differs(
+        self, home: Whimbrel, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        from whimbrel.cli import moving
+
+        move = switched(home, moved(home, "other://here/db"))
+        monkeypatch.setattr(moving, "opened", lambda: nullcontext(home))
+        moving.verify("default")
+        table = rows_of(move)
+        changed = next(iter(table))
+        table[changed] = replace(table[changed], text="Something else.")
+        with pytest.raises(typer.Exit) as ended:
+            moving.verify("default")
+        assert ended.value.exit_code == 1
+        said = capsys.readouterr().out
+        assert "DIFFERENT" in said
+        assert f"different: {changed}" in said
+        assert "rows 1 different" in said
+        assert home.move("default").state is MoveState.SWITCHED
 
     def test_a_row_that_it_refuses_is_named_and_does_not_stop_it(
         self, home: Whimbrel, monkeypatch: pytest.MonkeyPatch
@@ -491,7 +574,55 @@ def test_a_target_whose_data_is_gone_is_built_again(home: Whimbrel) -> None:
             lambda: states(again)[replaced.target_store] is ViewState.STANDBY,
             "it stands by",
         )
-        assert switched(again, again.move("default")).state is MoveState.SWITCHED
+        move = switched(again, replaced)
+        assert move.state is MoveState.SWITCHED
+        assert [one["view"] for one in move.checks["views"]] == [replaced.target_store], "it was compared before"
+
+
+def test_a_target_that_was_built_anew_and_differs_is_not_switched_to(
+    home: Whimbrel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    move = moved(home)
+    with home.catalog.write() as connection:  # as after a rebuild
+        compared = {**move.checks, "views": [{**move.checks["views"][0], "view": 999}]}
+        moves.change(connection, move.id, checks=compared)
+
+    async def worse(self: Checker, move: Move, *, mend: bool = False) -> dict[str, Any]:
+        return {**move.checks, "holds": False, "said": "Rows differ."}
+
+    check = Checker.check
+    monkeypatch.setattr(Checker, "check", worse)
+    with pytest.raises(Conflict, match=r"Rows differ. Nothing was switched"):
+        switched(home, move)
+    assert home.move("default").state is MoveState.FAILED
+    monkeypatch.setattr(Checker, "check", check)
+    _, job = home.resume_move(move)
+    home.finish(job, timeout_s=DEADLINE_S)
+    assert switched(home, home.move("default")).state is MoveState.SWITCHED
+
+
+def test_the_last_look_waits_for_a_moment_without_writes(home: Whimbrel, monkeypatch: pytest.MonkeyPatch) -> None:
+    move = moved(home)
+    looks = 0
+
+    async def busy(self: Follower) -> bool:
+        nonlocal looks
+        looks += 1
+        if looks < 3:
+            return False
+        raise ViewDamaged("View 9 holds 39 rows where the catalog has 40.")
+
+    monkeypatch.setattr(Follower, "check_count", busy)
+    with pytest.raises(Conflict, match=r"holds 39 rows .* Nothing was switched"):
+        switched(home, move)
+    assert looks == 3
+
+
+def test_a_move_that_was_ended_while_it_copied_has_not_moved_all(home: Whimbrel) -> None:
+    home.start_move("default", to="lancedb:elsewhere", rate=8)
+    until(lambda: home.move("default").samples, "the copy has begun")
+    home.abort_move(home.move("default"))
+    assert home.move_dict(home.move("default"))["rows"]["done"] < NOTES
 
 
 def test_an_owner_that_is_killed_and_another_goes_on(home: Whimbrel, toy: Toy) -> None:

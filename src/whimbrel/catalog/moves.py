@@ -7,7 +7,8 @@ the switch. The row says what they are to each other, and what a person has aske
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +20,7 @@ from whimbrel.catalog.collections import Collection, ViewRow
 from whimbrel.catalog.cuts import batched
 from whimbrel.catalog.engine import AnyRow, now
 from whimbrel.domain import MoveState, ViewKind, ViewState
-from whimbrel.errors import Conflict, MoveNotFound
+from whimbrel.errors import Conflict, MoveNotFound, ViewNotFound
 
 KEPT_SAMPLES = 400
 """Of a move's progress over time; beyond it, every other one is left out."""
@@ -291,6 +292,51 @@ def rejects(connection: Connection, view: ViewRow) -> list[Reject]:
             Reject(row.public_id.hex(), row.reason, uris[row.public_id]) for row in batch if row.public_id in uris
         ]
     return found
+
+
+def lost(connection: Connection, move: Move) -> list[Reject]:
+    """Chunks that the target does not hold: its database refuses them, or its model their texts, and not also the
+    source's. Of views that there still are."""
+    found: list[Reject] = []
+    for key in move.targets:
+        with suppress(ViewNotFound):  # dropped since, with what it refused
+            found += rejects(connection, collections.view(connection, key))
+    if move.source_store is not None and move.target_store is not None:
+        with suppress(ViewNotFound):
+            source, target = (collections.view(connection, key) for key in (move.source_store, move.target_store))
+            found += _refused(connection, source, target)
+    return found
+
+
+def _refused(connection: Connection, source: ViewRow, target: ViewRow) -> list[Reject]:
+    """Chunks of the target's chunking whose text its model refuses, but for those that the source lacks as well."""
+    here, there = source.view, target.view
+    if (here.space_id, here.chunking_id) == (there.space_id, there.chunking_id):
+        return []
+    before = {text for text, _, _ in _without_vector(connection, source)}
+    missing = {id_: reason for text, id_, reason in _without_vector(connection, target) if text not in before}
+    found: list[Reject] = []
+    for batch in batched(list(missing), 500):
+        uris = _uris(connection, target, batch)
+        found += [Reject(id_.hex(), missing[id_], uris[id_]) for id_ in batch if id_ in uris]
+    return found
+
+
+def _without_vector(connection: Connection, row: ViewRow) -> Iterator[tuple[int, bytes, str]]:
+    """Of the chunks whose text the model of a view refused: the text's key, the chunk's id, and why."""
+    chunks, vectors = t.chunks.c, t.vectors.c
+    refused = select(vectors.text_id, vectors.reason).where(
+        vectors.space_id == row.view.space_id, vectors.data.is_(None)
+    )
+    reasons = {found.text_id: found.reason for found in connection.execute(refused)}
+    for batch in batched(list(reasons), 500):
+        query = select(chunks.text_id, chunks.public_id).where(
+            chunks.text_id.in_(batch),
+            chunks.collection_id == row.view.collection_id,
+            chunks.chunking_id == row.view.chunking_id,
+        )
+        for found in connection.execute(query):
+            yield found.text_id, found.public_id, reasons[found.text_id] or ""
 
 
 def _uris(connection: Connection, view: ViewRow, public_ids: Sequence[bytes]) -> dict[bytes, str]:

@@ -177,7 +177,9 @@ def verify(
         return
     with opened() as whimbrel:
         move = whimbrel.move(collection)
-        _wait(whimbrel, move, whimbrel.verify_move(move, judged=judged, min_ndcg=min_ndcg), as_json)
+        found = _wait(whimbrel, move, whimbrel.verify_move(move, judged=judged, min_ndcg=min_ndcg), as_json)
+    if not found["checks"].get("holds"):
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -276,16 +278,18 @@ def _steer(collection: str, as_json: bool, change: Callable[[Whimbrel, Move], Mo
         _show(whimbrel.move_dict(changed), as_json)
 
 
-def _wait(whimbrel: Whimbrel, move: Move, job: Job, as_json: bool, *, detach: bool = False) -> None:
-    """Until the job has ended, then show the move. Status 1 where the move has failed."""
+def _wait(whimbrel: Whimbrel, move: Move, job: Job, as_json: bool, *, detach: bool = False) -> dict[str, Any]:
+    """Until the job has ended, then show the move, and return it. Status 1 where the move has failed."""
     if detach and (whimbrel.owner_lease() is not None or owned_elsewhere(whimbrel)):
-        _show(whimbrel.move_dict(move), as_json)
-        return
+        found = whimbrel.move_dict(move)
+        _show(found, as_json)
+        return found
     finished(whimbrel, job, Progress(quiet=as_json))
     found = whimbrel.move_dict(whimbrel.move_by_id(move.id))
     _show(found, as_json)
     if found["state"] == "failed":
         raise typer.Exit(1)
+    return found
 
 
 def _show(move: dict[str, Any], as_json: bool) -> None:
@@ -312,6 +316,9 @@ def _show(move: dict[str, Any], as_json: bool) -> None:
             f"  verified: view {view['view']}, {view['rows']:,} rows at position {view['position']:,}: {verdict} "
             f"(missing {view['missing']:,}, extra {view['extra']:,}, different {view['different']:,})"
         )
+        for what, ids in view["examples"].items():
+            if ids:
+                out.line(f"    {what}: {', '.join(ids)}{' ...' if view[what] > len(ids) else ''}")
     found = checks.get("search")
     if found:
         for side in ("target", "source"):
@@ -323,6 +330,8 @@ def _show(move: dict[str, Any], as_json: bool) -> None:
         out.line(f"  rejected: {move['rejects']:,} rows; `whimbrel move report {move['collection']}` names them")
     if move["error"]:
         out.line(f"  {move['error']}")
+    elif checks.get("said") and not move["accepted"]:
+        out.line(f"  {checks['said']}")
     said = move["hint"] or _NEXT.get(move["state"], "").format(name=move["collection"])
     if said:
         out.note(said)

@@ -93,7 +93,7 @@ class Checker:
         sides = await self._searched(move, of_source, target, exact, questions)
         said = [_said(one) for one in found if not one.equal]
         if rejected:
-            said.append(f"{rejected:,} rows cannot go: the target refuses them.")
+            said.append(f"{rejected:,} rows cannot go: the target, or its model, refuses them.")
         found_by = sides["target"][f"recall@{K}"]
         if not said and found_by < min(RECALL, sides["source"].get(f"recall@{K}", RECALL)):
             others = sides["source"].get(f"recall@{K}")
@@ -160,7 +160,7 @@ class Checker:
 
     def _rejected(self, move: Move) -> int:
         with self._catalog.read() as connection:
-            return sum(len(moves.rejects(connection, collections.view(connection, key))) for key in move.targets)
+            return len(moves.lost(connection, move))
 
     async def _mend(self, found: Comparison) -> int:
         """Write again what differs, and remove what should not be there."""

@@ -6,7 +6,7 @@ import asyncio
 
 from sqlalchemy import Connection
 
-from whimbrel.catalog import collections, moves
+from whimbrel.catalog import collections, moves, rows
 from whimbrel.catalog.collections import Collection
 from whimbrel.catalog.moves import Move
 from whimbrel.domain import MoveState
@@ -34,6 +34,8 @@ class Cutter:
                 raise Conflict(f"Move {move.id} was ended meanwhile.")
             moves.change(connection, move.id, recut_after=step.reached)
             if step.reached >= move.recut_upto:
+                chunks = rows.count_chunks(connection, collection.id, chunking_id)
+                moves.change(connection, move.id, plan={**move.plan, "rows": chunks})
                 for key in move.targets:
                     collections.begin_anew(connection, collection.id, key)
 

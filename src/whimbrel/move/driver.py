@@ -41,6 +41,7 @@ LONGEST_PAUSE_S = 10.0
 
 _BUILDING = (MoveState.COPYING, MoveState.CATCHING_UP)
 _VERIFIED = (MoveState.VERIFYING, MoveState.READY, MoveState.FAILED)
+_SWITCHABLE = (MoveState.READY, MoveState.PREPARED, MoveState.ROLLED_BACK)
 _PASSES = (StoreUnavailable, CatalogUnavailable, DiskFull, ModelDown, ModelSlow, ModelBusy)
 _GOES_ON = "It goes on by itself when its trouble is over; `whimbrel move abort` ends it."
 
@@ -189,7 +190,9 @@ class _Run:
             checks = await self._checker.check(move)
             await self.change(MoveState.SWITCHED, MoveState.ROLLED_BACK, checks=checks)
             return
-        begun = await self.change(*_VERIFIED, state=MoveState.VERIFYING, accepted=False, error="", hint="")
+        begun = await self.change(
+            *_VERIFIED, MoveState.PREPARED, state=MoveState.VERIFYING, accepted=False, error="", hint=""
+        )
         if begun is None:
             raise Conflict(
                 f"Move {move.id} is {move.state}: there is nothing to verify yet.", "It verifies by itself when it can."
@@ -197,12 +200,13 @@ class _Run:
         try:
             checks = await self._checked(begun, mend=mend)
         except WhimbrelError as error:
-            await self.change(MoveState.VERIFYING, state=MoveState.FAILED, error=error.message, hint=error.hint)
+            broke_off: dict[str, Any] = {"checks": {}, "error": error.message, "hint": error.hint}
+            await self.change(MoveState.VERIFYING, state=MoveState.FAILED, **broke_off)
             raise
         except Exception as defect:  # the job fails, and its log says where: the move must not seem to be at it still
             said = f"{type(defect).__name__} inside the comparison; the owner's log has the details."
             hint = "This is a bug: please report it. Nothing was switched; `whimbrel move resume` compares again."
-            await self.change(MoveState.VERIFYING, state=MoveState.FAILED, error=said, hint=hint)
+            await self.change(MoveState.VERIFYING, state=MoveState.FAILED, checks={}, error=said, hint=hint)
             raise
         if checks["holds"]:
             position = min(int(report["position"]) for report in checks["views"])
@@ -235,4 +239,16 @@ class _Run:
     # --- switching ---------------------------------------------------------------------------------------------------
 
     async def switch(self, *, back: bool = False) -> None:
-        await self._switcher.switch(await self.read(), back=back)
+        """A target that was built anew since the last comparison is compared first."""
+        move = await self.read()
+        if not back and move.state in _SWITCHABLE and not _compared(move):
+            await self.verify()
+            move = await self.read()
+            if not move.checks.get("holds"):
+                raise Conflict(f"{move.checks.get('said') or move.error} Nothing was switched.", move.hint)
+        await self._switcher.switch(move, back=back)
+
+
+def _compared(move: Move) -> bool:
+    """Whether its views are those that were compared."""
+    return {int(one["view"]) for one in move.checks.get("views", ())} >= set(move.targets)

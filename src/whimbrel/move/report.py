@@ -3,7 +3,7 @@ not go.
 
     HOME/moves/ID/report.html    one page that needs no network and no script
     HOME/moves/ID/report.json    the same
-    HOME/moves/ID/rejects.jsonl  one line for each row that the target refuses: id, document, reason
+    HOME/moves/ID/rejects.jsonl  one line for each row that the target, or its model, refuses: id, document, reason
 
 No text of a document is in any of them.
 """
@@ -21,10 +21,10 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from whimbrel.catalog import collections, moves
+from whimbrel.catalog import moves
 from whimbrel.catalog.engine import Catalog, now
 from whimbrel.catalog.moves import Move, Reject
-from whimbrel.errors import DiskFull, HomeError, ViewNotFound, WhimbrelError
+from whimbrel.errors import DiskFull, HomeError, WhimbrelError
 from whimbrel.move.shown import as_dict, iso
 
 logger = logging.getLogger("whimbrel.move")
@@ -47,7 +47,7 @@ class Reporter:
 
         with self._catalog.read() as connection:
             move = moves.get(connection, move_id)
-            rejected = rejected_rows(connection, move)
+            rejected = moves.lost(connection, move)
             found = report(connection, move, rejected)
         place = self._folder / move.id
         lines = "".join(_line(one) for one in rejected)
@@ -109,17 +109,6 @@ def throughput(samples: Sequence[Mapping[str, float]]) -> list[dict[str, float]]
                 "lag": int(after.get("lag", 0)),
             }
         )
-    return found
-
-
-def rejected_rows(connection: Connection, move: Move) -> list[Reject]:
-    """Of all its targets that there still are."""
-    found: list[Reject] = []
-    for key in move.targets:
-        try:
-            found += moves.rejects(connection, collections.view(connection, key))
-        except ViewNotFound:  # dropped since, with what it refused
-            continue
     return found
 
 

@@ -24,6 +24,7 @@ def as_dict(connection: Connection, move: Move) -> dict[str, Any]:
     total = int(move.plan.get("rows", 0))
     left = max(0, total - done)
     copying = move.state is MoveState.COPYING
+    copied = any(state == MoveState.VERIFYING for state, _ in move.history)
     return {
         "id": move.id,
         "collection": move.collection,
@@ -36,13 +37,13 @@ def as_dict(connection: Connection, move: Move) -> dict[str, Any]:
         "request": {**{name: getattr(move.request, name) for name in _REQUEST}, "uri": mask_url(move.request.uri)},
         "source": [one for key in move.sources if (one := _view(connection, key)) is not None],
         "target": [one for key in move.targets if (one := _view(connection, key)) is not None],
-        "rows": {"done": min(done, total) if copying else total, "total": total},
+        "rows": {"done": total if copied else min(done, total), "total": total},
         "rows_per_s": round(rate, 1) if copying else None,
         "seconds_left": round(left / rate, 1) if copying and rate > 0 else None,
         "plan": dict(move.plan),
         "checks": dict(move.checks),
         "accepted": move.accepted,
-        "rejects": sum(_rejects(connection, key) for key in move.targets),
+        "rejects": len(moves.lost(connection, move)),
         "position": move.position,
         "history": [{"state": state, "at": iso(at)} for state, at in move.history],
         "error": move.error,
@@ -62,13 +63,6 @@ def _view(connection: Connection, key: int) -> dict[str, Any] | None:
         return None
     collection = collections.by_id(connection, row.view.collection_id)
     return listing.view(connection, row, collection) if collection is not None else None
-
-
-def _rejects(connection: Connection, key: int) -> int:
-    try:
-        return len(moves.rejects(connection, collections.view(connection, key)))
-    except ViewNotFound:
-        return 0
 
 
 def _rate(move: Move) -> float:

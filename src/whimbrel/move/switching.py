@@ -21,6 +21,8 @@ PREPARE_S = 60.0
 LEVEL_S = 60.0
 """How long it waits until the view is as far as the one that is searched."""
 LOOK_S = 0.05
+COUNTS = 10
+"""Tries to count a view where it stands at the end of its log: others write meanwhile."""
 NOTICE_S = 2.5
 """A process that searches has seen by then that there is a move, and said that it is there."""
 
@@ -73,7 +75,8 @@ class Switcher:
         )
 
     async def _count(self, move: Move, views: Sequence[int], *, back: bool) -> None:
-        """A last look, without reading the rows: nothing has been lost since they were compared."""
+        """A last look, without reading the rows: none has been lost since they were compared. Where others write so
+        much that the view never stands at the end of its log, it is not counted."""
         for key in views:
             if (frozen := self._owner.views.frozen(key)) is not None:
                 await frozen.exists()  # raises where its database is gone
@@ -84,11 +87,18 @@ class Switcher:
                 hint = "Switch again when `whimbrel status` shows no error."
                 raise Conflict(f"{error.message} Nothing was switched.", hint) from error
             try:
-                async with follower.turn:
-                    await follower.check_count()
+                for _ in range(COUNTS):
+                    async with follower.turn:
+                        if await follower.check_count():
+                            break
+                    await asyncio.sleep(LOOK_S)
             except ViewDamaged as damaged:
                 said = f"{damaged.message} It has changed since it was verified."
-                hint = "`whimbrel move resume` finds what differs, and writes it again."
+                hint = (
+                    f"`whimbrel view rebuild {key}` makes it anew from the catalog; then roll back."
+                    if back
+                    else "`whimbrel move resume` finds what differs, and writes it again."
+                )
                 if not back:
                     await asyncio.to_thread(self._change, move.id, MoveState.FAILED, error=said, hint=hint)
                 raise Conflict(f"{said} Nothing was switched.", hint) from damaged

@@ -23,7 +23,7 @@ from whimbrel.ingest.chunk import Chunking, check_readable
 from whimbrel.models.embedders.base import Embedder
 from whimbrel.move.leftovers import Leftovers
 from whimbrel.move.plan import Plan, Planner, Tell, cheap
-from whimbrel.move.report import Reporter, rejected_rows, report
+from whimbrel.move.report import Reporter, report
 from whimbrel.move.shown import as_dict
 from whimbrel.move.wish import Wish
 from whimbrel.owner.forgetting import forget_later
@@ -251,9 +251,9 @@ class Moves(Content):
             return as_dict(connection, move)
 
     def move_rejects(self, move: Move) -> list[Reject]:
-        """The rows that the target refuses."""
+        """The rows that the target refuses, or its model."""
         with self.catalog.read() as connection:
-            return rejected_rows(connection, move)
+            return moves.lost(connection, move)
 
     @cached_property
     def reporter(self) -> Reporter:
@@ -262,7 +262,7 @@ class Moves(Content):
     def move_report(self, move: Move) -> dict[str, Any]:
         """What its report says, as JSON, as of now."""
         with self.catalog.read() as connection:
-            return report(connection, move, rejected_rows(connection, move))
+            return report(connection, move, moves.lost(connection, move))
 
     def write_move_report(self, move: Move) -> Path:
         """Its report as of now, in HOME/moves/ID. Returns the page's path. Raises `DiskFull`, `HomeError`."""
@@ -342,6 +342,12 @@ class Moves(Content):
                 )
             if any("damage" in view for view in current.checks["views"]):
                 raise Conflict(f"Move {move.id}: the target cannot be read. That cannot be accepted.", current.hint)
+            if any(view["missing"] or view["extra"] or view["doubled"] for view in current.checks["views"]):
+                raise Conflict(
+                    f"Move {move.id}: the target does not hold the rows that the catalog has. That cannot be accepted: "
+                    "such a view is built anew. Nothing was changed.",
+                    "`whimbrel move resume` writes what differs again and compares again.",
+                )
             changed = moves.change(connection, move.id, state=MoveState.READY, accepted=True, error="", hint="")
         self._wake()
         self.reporter.try_to_write(move.id)
