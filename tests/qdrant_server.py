@@ -143,6 +143,10 @@ def _get(state: State, body: Any, query: Any, name: str) -> Any:
     name = _collection(state, name)
     info = state.client.get_collection(name)
     info.config.optimizer_config.indexing_threshold = state.thresholds.get(name, 10_000)
+    made = state.indexes.get(name, {}).items()
+    info.payload_schema = {
+        field: models.PayloadIndexInfo(data_type=kind.rpartition(".")[2].lower(), points=0) for field, kind in made
+    }
     if state.building.get(name, 0) > 0:
         state.building[name] -= 1
         info.status = models.CollectionStatus.YELLOW

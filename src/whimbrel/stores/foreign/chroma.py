@@ -26,6 +26,7 @@ from whimbrel.stores.foreign.chroma_backends import AtServer, Everything, InFold
 from whimbrel.stores.foreign.chroma_files import Snapshot
 from whimbrel.stores.foreign.chroma_old import OldFolder, is_old
 from whimbrel.stores.foreign.chroma_rows import FROM, key_of, read_metadata
+from whimbrel.stores.foreign.layout import not_chosen
 from whimbrel.stores.metrics import Metric, scores
 
 _READ_ROWS = 2_000
@@ -44,7 +45,8 @@ class ChromaDatabase(Database):
         return sorted(await self.backend.names())
 
     def source(self, name: str, chosen: Chosen) -> Source:
-        return ChromaSource(self, name, chosen)
+        not_chosen(chosen, self.shown, "id", "vector", "metric")
+        return ChromaSource(self, name)
 
     def sink(self, name: str) -> Sink:
         from whimbrel.stores.foreign.chroma_sink import ChromaSink
@@ -78,11 +80,10 @@ class ChromaDatabase(Database):
 
 
 class ChromaSource(Source):
-    def __init__(self, database: ChromaDatabase, name: str, chosen: Chosen) -> None:
+    def __init__(self, database: ChromaDatabase, name: str) -> None:
         self._database = database
         self._backend = database.backend
         self._name = name
-        self._chosen = chosen
         self._collection: Collection | None = None
         self._kind = IdKind.STR
 

@@ -24,6 +24,7 @@ from whimbrel.stores.chroma.folder import DATABASE
 from whimbrel.stores.foreign.absent import absent
 from whimbrel.stores.foreign.arrow import dimensions_of, vectors_of
 from whimbrel.stores.foreign.base import Chosen, Database, Fetched, Id, IdKind, Rows, Sink, Source, Table
+from whimbrel.stores.foreign.layout import not_chosen
 from whimbrel.stores.foreign.parquet import Stream, batches_of, parquet_errors, version_of
 from whimbrel.stores.metrics import Metric
 
@@ -49,6 +50,7 @@ class OldFolder(Database):
         return sorted(one.name for one in await asyncio.to_thread(_collections, self._folder))
 
     def source(self, name: str, chosen: Chosen) -> Source:
+        not_chosen(chosen, self.shown, *(["id"] if chosen.id != "uuid" else []), "vector", "metric")
         return OldSource(self._folder, name, chosen)
 
     def sink(self, name: str) -> Sink:

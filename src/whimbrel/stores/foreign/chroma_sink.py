@@ -11,7 +11,7 @@ import numpy as np
 from whimbrel.errors import Conflict, DiskFull, ViewDamaged
 from whimbrel.stores.chroma.backend import Collection
 from whimbrel.stores.chroma.rows import get
-from whimbrel.stores.foreign.base import MARK, Chosen, Id, IdKind, Limits, Mark, Rows, Sink, Table
+from whimbrel.stores.foreign.base import MARK, Id, IdKind, Limits, Mark, Rows, Sink, Table
 from whimbrel.stores.foreign.chroma import ChromaDatabase, ChromaSource
 from whimbrel.stores.foreign.chroma_backends import Whole
 from whimbrel.stores.foreign.chroma_rows import TO, is_utf8, key_of, sayable, write_metadata
@@ -128,7 +128,7 @@ class ChromaSink(Sink):
             await self._backend.put(collection, some)
 
     def _source(self) -> ChromaSource:
-        return ChromaSource(self._database, self._name, Chosen())
+        return ChromaSource(self._database, self._name)
 
     def _known(self) -> Collection:
         assert self._collection is not None, "neither made nor opened"

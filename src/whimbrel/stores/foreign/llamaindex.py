@@ -28,6 +28,7 @@ from whimbrel.errors import NotFound, StoreUnsupported, ViewDamaged
 from whimbrel.stores.foreign.absent import absent
 from whimbrel.stores.foreign.base import Chosen, Database, Fetched, Id, IdKind, Rows, Sink, Source, Table
 from whimbrel.stores.foreign.json_members import Member, Span, members, read_value
+from whimbrel.stores.foreign.layout import not_chosen
 from whimbrel.stores.metrics import Metric
 
 _SUFFIX = "vector_store.json"
@@ -45,6 +46,7 @@ class LlamaIndexFolder(Database):
         return await asyncio.to_thread(self._collections)
 
     def source(self, name: str, chosen: Chosen) -> Source:
+        not_chosen(chosen, self.shown, "id", "vector", "metric")
         return LlamaIndexSource(self._folder, name)
 
     def sink(self, name: str) -> Sink:

@@ -57,6 +57,7 @@ class QdrantDatabase(Database):
         return sorted(await self.reader.names())
 
     def source(self, name: str, chosen: Chosen) -> Source:
+        layout.not_chosen(chosen, self.shown, "id", "metric")
         return QdrantSource(self.reader, self.backend, name, chosen)
 
     def sink(self, name: str) -> Sink:

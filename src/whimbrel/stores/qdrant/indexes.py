@@ -15,7 +15,7 @@ from whimbrel.stores.qdrant.where import key
 HELD = "indexing_threshold"
 """In the marker during a bulk load: what it was before."""
 MAX_FIELDS = 32
-"""Of a collection: each index is held in the server's memory."""
+"""Of a collection, beside that of `ODD`: each index is held in the server's memory."""
 MAX_TEXT = 256
 """A field with a longer value is not filtered by."""
 
@@ -27,12 +27,17 @@ async def create(backend: Backend, name: str) -> None:
 
 
 async def add(backend: Backend, name: str, payloads: Sequence[Mapping[str, Any]], indexed: set[str]) -> None:
-    """An index for each field of these rows that has none yet, as `indexed` knows."""
+    """An index for each field of these rows that has none yet, as `indexed` knows: fields as the server names them,
+    read from it where that is empty."""
+    if not indexed:
+        info = await backend.do(lambda client: client.get_collection(name))
+        indexed.update(info.payload_schema, [ODD])
     for payload in payloads:
         for path, value in plain(payload).items():
-            if path not in indexed and len(indexed) < MAX_FIELDS and (kind := _kind(value)):
-                await _index(backend, name, key(path), kind)
-                indexed.add(path)
+            field = key(path)
+            if field not in indexed and len(indexed) <= MAX_FIELDS and (kind := _kind(value)):
+                await _index(backend, name, field, kind)
+                indexed.add(field)
 
 
 async def threshold(backend: Backend, name: str) -> int | None:
