@@ -41,6 +41,20 @@ def test_a_folder(home: Whimbrel, tmp_path: Path, filler: object) -> None:
     (one,) = home.inspect(uri)["collections"]
     assert one == first
     assert files(tmp_path / "theirs") == before
+
+
+def test_a_file_of_milvus_lite_2_is_adopted_but_for_rows_without_a_text(
+    home: Whimbrel, data_dir: Path, tmp_path: Path
+) -> None:
+    written = data_dir / "vector_fixtures" / "milvus_lite_bennykillua" / "milvus_demo.db"
+    mine = tmp_path / "old.db"
+    shutil.copy(written, mine)
+    told = home.adopt(f"milvus:{mine}/my_rag_collection", "rag", embedder="none")
+    assert (told["rows"], told["adopted"], told["rejected"]) == (246, 240, 6)
+    assert all("it has no text" in reason for reason in told["examples"])
+    assert home.search("milvus", "rag", mode="lexical").hits
+    assert mine.read_bytes() == written.read_bytes()
+
     assert not list((tmp_path / "home").glob("adopted/*"))
 
 
@@ -148,6 +162,7 @@ FIXTURES = {
     "chroma_0.6.3_wikipedia_jfk": [("langchain", 157, 384)],
     "chroma_1.0-1.2_articles": [("langchain", 74, 1024)],
     "chroma_1.3plus_svelte_docs": [("documentation_chunks_v5", 41, 384), ("documentation_chunks_v6", 41, 384)],
+    "qdrant_local_ghnkrk": [("documents", 125, 384), ("test_docs", 198, 384)],
     "parquet_feast_city_wikipedia": [("city_wikipedia_summaries_with_embeddings", 811, 384)],
 }
 """Databases that other programs wrote, years apart: their collections, rows and dimensions."""
@@ -159,6 +174,8 @@ def _copied(data_dir: Path, name: str, tmp_path: Path) -> str:
     shutil.copytree(data_dir / "vector_fixtures" / name, folder)
     if name.startswith("parquet"):
         return f"parquet:{next(folder.rglob('*.parquet')).parent}"
+    if name.startswith("qdrant"):
+        return f"qdrant:{folder}"
     if name.startswith("llamaindex"):
         return f"llamaindex:{folder}"
     if old := next(folder.rglob("chroma-embeddings.parquet"), None):

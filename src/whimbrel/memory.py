@@ -12,6 +12,7 @@ from importlib.abc import MetaPathFinder
 
 own_process = False
 """Whether nobody else's code runs in this process: what is set for all of it is then set for us alone."""
+
 ARENAS = 2
 """Heaps of the C library's allocator, instead of eight for each core: a search runs on a dozen threads, and what they
 free stays with their heap."""
@@ -58,10 +59,10 @@ def importing() -> Iterator[None]:
         gc.enable()
 
 
-def import_arrow() -> None:
-    """Import pyarrow, in a process of our own without pandas: Arrow looks for that when it makes its first array, and
-    takes in all of it where it is installed (0.2 s and 33 MB); it does not look again. Nobody here hands it a data
-    frame, and whoever imports pandas for itself gets it."""
+def keep_pandas_out() -> None:
+    """Out of Arrow, in a process of our own: it looks for pandas when it makes its first array, takes in all of it
+    where it is installed (0.2 s and 33 MB), and does not look again. Nobody here hands it a data frame, and whoever
+    imports pandas for itself gets it."""
     if not own_process or "pandas" in sys.modules:
         return
     import pyarrow

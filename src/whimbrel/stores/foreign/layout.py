@@ -40,13 +40,16 @@ def text_column(candidates: Sequence[str], chosen: Chosen, where: str) -> str | 
     return _given(chosen.text, candidates, "text", where) if chosen.text else _named(TEXTS, candidates)
 
 
+_OPTIONS = {"id": "`--id` or `--id-field`", "vector": "`--vector` or `--vector-field`", "metric": "`--metric`"}
+
+
 def not_chosen(chosen: Chosen, where: str, *names: str) -> None:
     """Refuses what a user chooses of a database whose rows say it themselves."""
     for name in names:
         if getattr(chosen, name):
             raise BadInput(
                 f"Of {where} the {name} cannot be chosen: its rows say it themselves. Nothing was copied.",
-                f"Leave it out: `--{name}`, or `--{name}-field` of `whimbrel adopt`.",
+                f"Leave {_OPTIONS[name]} out.",
             )
 
 

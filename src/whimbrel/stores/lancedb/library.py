@@ -26,7 +26,7 @@ from whimbrel.errors import (
     ViewError,
     WhimbrelError,
 )
-from whimbrel.memory import import_arrow
+from whimbrel.memory import keep_pandas_out
 from whimbrel.stores.base import REBUILD
 from whimbrel.stores.lancedb.remote import translate_remote
 
@@ -62,7 +62,7 @@ def import_lancedb() -> Any:
     with _importing:
         if "lancedb" not in sys.modules and _CLIENT not in sys.modules:
             absent = _Absent()
-            import_arrow()
+            keep_pandas_out()
             sys.meta_path.insert(0, absent)
             try:
                 import lancedb
