@@ -41,20 +41,6 @@ def test_a_folder(home: Whimbrel, tmp_path: Path, filler: object) -> None:
     (one,) = home.inspect(uri)["collections"]
     assert one == first
     assert files(tmp_path / "theirs") == before
-
-
-def test_a_file_of_milvus_lite_2_is_adopted_but_for_rows_without_a_text(
-    home: Whimbrel, data_dir: Path, tmp_path: Path
-) -> None:
-    written = data_dir / "vector_fixtures" / "milvus_lite_bennykillua" / "milvus_demo.db"
-    mine = tmp_path / "old.db"
-    shutil.copy(written, mine)
-    told = home.adopt(f"milvus:{mine}/my_rag_collection", "rag", embedder="none")
-    assert (told["rows"], told["adopted"], told["rejected"]) == (246, 240, 6)
-    assert all("it has no text" in reason for reason in told["examples"])
-    assert home.search("milvus", "rag", mode="lexical").hits
-    assert mine.read_bytes() == written.read_bytes()
-
     assert not list((tmp_path / "home").glob("adopted/*"))
 
 
@@ -201,3 +187,16 @@ def test_databases_of_other_programs_are_adopted_with_every_row(
         assert found_there.hits
         assert not found_there.degraded
     assert files(tmp_path / "theirs") == before
+
+
+def test_a_file_of_milvus_lite_2_is_adopted_but_for_rows_without_a_text(
+    home: Whimbrel, data_dir: Path, tmp_path: Path
+) -> None:
+    written = data_dir / "vector_fixtures" / "milvus_lite_bennykillua" / "milvus_demo.db"
+    mine = tmp_path / "old.db"
+    shutil.copy(written, mine)
+    told = home.adopt(f"milvus:{mine}/my_rag_collection", "rag", embedder="none")
+    assert (told["rows"], told["adopted"], told["rejected"]) == (246, 240, 6)
+    assert all("it has no text" in reason for reason in told["examples"])
+    assert home.search("milvus", "rag", mode="lexical").hits
+    assert mine.read_bytes() == written.read_bytes()
