@@ -12,7 +12,7 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; 
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
-# What is used is compiled when it is first imported. All of it is 300 MB of Python, and takes half of the time.
+# What is used is compiled when it is first imported. All of it is 300 MB of Python, and takes a third of the time.
 INSTALL := install --no-compile --require-hashes
 RUN := .venv/.installed
 DEV := .venv/.installed-dev

@@ -652,11 +652,11 @@ def test_a_collection_without_rows(home: Whimbrel, tmp_path: Path) -> None:
 @pytest.mark.parametrize("chosen", [{"id_field": "number"}, {"metric": "l2"}])
 @pytest.mark.parametrize("filler", [fill_chroma, fill_qdrant])
 def test_what_the_rows_say_themselves_is_not_chosen(
-    home: Whimbrel, tmp_path: Path, filler: Callable[[Path, Table], str], chosen: dict[str, str]
+    home: Whimbrel, tmp_path: Path, filler: Callable[[Path, Table], str], chosen: dict[str, Any]
 ) -> None:
     """It was passed over, and rows kept the ids that they have."""
     with pytest.raises(BadInput, match=r"cannot be chosen: its rows say it themselves\. Nothing was adopted"):
-        home.adopt(filler(tmp_path / "theirs", sightings()), "birds", **chosen)  # type: ignore[arg-type]
+        home.adopt(filler(tmp_path / "theirs", sightings()), "birds", **chosen)
     assert not home.collections()
 
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 import base64
 import re
+import threading
+import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +26,8 @@ from whimbrel import Whimbrel
 from whimbrel.config import Settings, load_settings
 from whimbrel.domain import EmbedKind
 from whimbrel.errors import ConfigError, MissingExtra, ModelBusy, ModelDown, ModelKeyRefused, SpaceMismatch, TextRefused
+from whimbrel.models.embedders.base import Embedder
+from whimbrel.models.embedders.configured import ConfiguredSpace
 from whimbrel.models.embedders.minilm import MiniLM
 from whimbrel.models.embedders.remote import RemoteEmbedder
 from whimbrel.models.embedders.resolve import resolve_embedder
@@ -136,7 +141,7 @@ def test_a_collection_goes_on_when_its_model_is_served_elsewhere_and_back(tmp_pa
             assert after.hits == before.hits
             assert not after.degraded
             assert isinstance(whimbrel.embedder().inner, RemoteEmbedder)
-            assert whimbrel.models.embedders.opened[0] == server.spec, "the model in this process was asked first"
+            assert whimbrel.models.embedders.opened == [server.spec], "the model in this process was not loaded"
             assert len(_spaces(whimbrel)) == 1
             assert _spaces(whimbrel)[0][1] == server.spec
             files(notes, 9 + round_)
@@ -146,6 +151,27 @@ def test_a_collection_goes_on_when_its_model_is_served_elsewhere_and_back(tmp_pa
     with Whimbrel(home) as whimbrel:
         assert whimbrel.search(question, mode="dense").hits == before.hits
         assert _spaces(whimbrel)[0][1] == "minilm"
+
+
+def test_whoever_asks_while_the_first_answer_is_on_its_way_waits_for_it_too() -> None:
+    """A search beside the owner was told that the server has another model, and loaded that of this process."""
+    asked, answer = threading.Event(), threading.Event()
+
+    def slow() -> Embedder:
+        asked.set()
+        assert answer.wait(30)
+        return resolve_embedder("minilm")
+
+    space = ConfiguredSpace("tei:http://nowhere", slow)
+    key = resolve_embedder("minilm").space.key
+    with ThreadPoolExecutor(2) as threads:
+        first = threads.submit(space.is_of, key)
+        assert asked.wait(30)
+        second = threads.submit(space.is_of, key)
+        time.sleep(0.2)  # it must not have given up by then
+        answer.set()
+        assert first.result()
+        assert second.result()
 
 
 def test_while_the_server_is_out_a_collection_that_it_serves_says_so(tmp_path: Path) -> None:

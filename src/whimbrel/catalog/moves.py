@@ -7,14 +7,14 @@ the switch. The row says what they are to each other, and what a person has aske
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Connection, delete, func, select, update
 
-from whimbrel.catalog import collections
+from whimbrel.catalog import collections, vectors
 from whimbrel.catalog import tables as t
 from whimbrel.catalog.collections import Collection, ViewRow
 from whimbrel.catalog.cuts import batched
@@ -313,30 +313,16 @@ def _refused(connection: Connection, source: ViewRow, target: ViewRow) -> list[R
     here, there = source.view, target.view
     if (here.space_id, here.chunking_id) == (there.space_id, there.chunking_id):
         return []
-    before = {text for text, _, _ in _without_vector(connection, source)}
-    missing = {id_: reason for text, id_, reason in _without_vector(connection, target) if text not in before}
+    lacked, lacks = (
+        vectors.refused(connection, view.space_id, view.collection_id, view.chunking_id) for view in (here, there)
+    )
+    before = {text for text, _, _ in lacked}
+    missing = {id_: reason for text, id_, reason in lacks if text not in before}
     found: list[Reject] = []
     for batch in batched(list(missing), 500):
         uris = _uris(connection, target, batch)
         found += [Reject(id_.hex(), missing[id_], uris[id_]) for id_ in batch if id_ in uris]
     return found
-
-
-def _without_vector(connection: Connection, row: ViewRow) -> Iterator[tuple[int, bytes, str]]:
-    """Of the chunks whose text the model of a view refused: the text's key, the chunk's id, and why."""
-    chunks, vectors = t.chunks.c, t.vectors.c
-    refused = select(vectors.text_id, vectors.reason).where(
-        vectors.space_id == row.view.space_id, vectors.data.is_(None)
-    )
-    reasons = {found.text_id: found.reason for found in connection.execute(refused)}
-    for batch in batched(list(reasons), 500):
-        query = select(chunks.text_id, chunks.public_id).where(
-            chunks.text_id.in_(batch),
-            chunks.collection_id == row.view.collection_id,
-            chunks.chunking_id == row.view.chunking_id,
-        )
-        for found in connection.execute(query):
-            yield found.text_id, found.public_id, reasons[found.text_id] or ""
 
 
 def _uris(connection: Connection, view: ViewRow, public_ids: Sequence[bytes]) -> dict[bytes, str]:

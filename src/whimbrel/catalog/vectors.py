@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection as Items
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -130,6 +130,21 @@ def refusals(connection: Connection, space: int, collection_id: int, chunking_id
         connection.execute(select(func.count().filter(here)).where(among(chunks.text_id, batch))).scalar_one()
         for batch in batched(refused.scalars().all(), 5_000)
     )
+
+
+def refused(
+    connection: Connection, space: int | None, collection_id: int, chunking_id: int
+) -> Iterator[tuple[int, bytes, str]]:
+    """Those chunks: the text's key, the chunk's id, and the model's reason. In two steps, as they are counted."""
+    chunks, vectors = t.chunks.c, t.vectors.c
+    query = select(vectors.text_id, vectors.reason).where(vectors.space_id == space, vectors.data.is_(None))
+    reasons = {row.text_id: row.reason for row in connection.execute(query)}
+    for batch in batched(list(reasons), 5_000):
+        here = select(chunks.text_id, chunks.public_id).where(
+            among(chunks.text_id, batch), chunks.collection_id == collection_id, chunks.chunking_id == chunking_id
+        )
+        for row in connection.execute(here):
+            yield row.text_id, row.public_id, reasons[row.text_id] or ""
 
 
 def sweep(connection: Connection) -> int:

@@ -29,7 +29,7 @@ from whimbrel.errors import (
 from whimbrel.move.checks import Asker, Checker, Judge
 from whimbrel.move.cutting import Cutter
 from whimbrel.move.report import Reporter
-from whimbrel.move.switching import Switcher
+from whimbrel.move.switching import SWITCHABLE, Switcher
 from whimbrel.owner.owner import Owner
 from whimbrel.owner.runner import JobContext
 
@@ -40,8 +40,7 @@ SAMPLE_S = 1.0
 LONGEST_PAUSE_S = 10.0
 
 _BUILDING = (MoveState.COPYING, MoveState.CATCHING_UP)
-_VERIFIED = (MoveState.VERIFYING, MoveState.READY, MoveState.FAILED)
-_SWITCHABLE = (MoveState.READY, MoveState.PREPARED, MoveState.ROLLED_BACK)
+_VERIFIED = (MoveState.VERIFYING, MoveState.READY, MoveState.PREPARED, MoveState.FAILED)
 _PASSES = (StoreUnavailable, CatalogUnavailable, DiskFull, ModelDown, ModelSlow, ModelBusy)
 _GOES_ON = "It goes on by itself when its trouble is over; `whimbrel move abort` ends it."
 
@@ -190,9 +189,7 @@ class _Run:
             checks = await self._checker.check(move)
             await self.change(MoveState.SWITCHED, MoveState.ROLLED_BACK, checks=checks)
             return
-        begun = await self.change(
-            *_VERIFIED, MoveState.PREPARED, state=MoveState.VERIFYING, accepted=False, error="", hint=""
-        )
+        begun = await self.change(*_VERIFIED, state=MoveState.VERIFYING, accepted=False, error="", hint="")
         if begun is None:
             raise Conflict(
                 f"Move {move.id} is {move.state}: there is nothing to verify yet.", "It verifies by itself when it can."
@@ -241,7 +238,7 @@ class _Run:
     async def switch(self, *, back: bool = False) -> None:
         """A target that was built anew since the last comparison is compared first."""
         move = await self.read()
-        if not back and move.state in _SWITCHABLE and not _compared(move):
+        if not back and move.state in SWITCHABLE and not _compared(move):
             await self.verify()
             move = await self.read()
             if not move.checks.get("holds"):

@@ -23,6 +23,7 @@ LEVEL_S = 60.0
 LOOK_S = 0.05
 COUNTS = 10
 """Tries to count a view where it stands at the end of its log: others write meanwhile."""
+SWITCHABLE = (MoveState.READY, MoveState.PREPARED, MoveState.ROLLED_BACK)
 NOTICE_S = 2.5
 """A process that searches has seen by then that there is a move, and said that it is there."""
 
@@ -60,7 +61,7 @@ class Switcher:
             await asyncio.sleep(LOOK_S)
 
     def _check(self, move: Move, *, back: bool) -> None:
-        allowed = (MoveState.SWITCHED,) if back else (MoveState.READY, MoveState.PREPARED, MoveState.ROLLED_BACK)
+        allowed = (MoveState.SWITCHED,) if back else SWITCHABLE
         if move.state in allowed:
             return
         if back:

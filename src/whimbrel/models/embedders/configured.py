@@ -30,26 +30,26 @@ class ConfiguredSpace:
         self._lock = threading.Lock()
         self._answered = threading.Event()
         self._asked = 0.0
+        self._waits_until = 0.0
+        """For the first answer."""
         self._key = ""
 
     def is_of(self, key: str) -> bool:
         """Whether the configured embedder is known to make vectors of the space of this key."""
         if not self._tells:
             return False
-        first = self._ask()
-        if first:
-            self._answered.wait(WAIT_S)
+        self._ask()
+        self._answered.wait(max(self._waits_until - time.monotonic(), 0.0))  # whoever asks meanwhile, too
         return self._key == key
 
-    def _ask(self) -> bool:
-        """True for whoever asks first."""
+    def _ask(self) -> None:
         with self._lock:
-            first = not self._asked
-            if self._key or (time.monotonic() - self._asked < AGAIN_S and not first):
-                return False
-            self._asked = time.monotonic()
+            at = time.monotonic()
+            if self._key or (self._asked and at - self._asked < AGAIN_S):
+                return
+            self._waits_until = self._waits_until or at + WAIT_S
+            self._asked = at
         threading.Thread(target=self._learn, name="configured-space", daemon=True).start()
-        return first
 
     def _learn(self) -> None:
         try:
