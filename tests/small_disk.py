@@ -14,15 +14,24 @@ import pytest
 @contextmanager
 def small_disk(place: Path, megabytes: int) -> Iterator[Path]:
     """A disk of its own, where one may mount; else the test is skipped."""
-    place.mkdir()
-    mount = shutil.which("mount")
-    command = [mount or "", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", str(place)]
-    if mount is None or subprocess.run(command, capture_output=True).returncode:
+    if not mount(place, megabytes):
         pytest.skip("a small disk cannot be mounted here, so a full one was not tried")
     try:
         yield place
     finally:
-        subprocess.run(["umount", "-l", str(place)], check=True, capture_output=True)
+        unmount(place)
+
+
+def mount(place: Path, megabytes: int) -> bool:
+    """Returns whether one may here."""
+    place.mkdir()
+    program = shutil.which("mount")
+    command = [program or "", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", str(place)]
+    return program is not None and not subprocess.run(command, capture_output=True).returncode
+
+
+def unmount(place: Path) -> None:
+    subprocess.run(["umount", "-l", str(place)], check=True, capture_output=True)
 
 
 def remount(place: Path, options: str) -> None:

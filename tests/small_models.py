@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +15,9 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 WORDS = tuple("the sea sky bird nest marsh wader sandpiper flies sings sleeps query: passage: a of in".split())  # noqa: SIM905
 
 
-def weights(dimensions: int = 12, seed: int = 7) -> npt.NDArray[np.float32]:
-    """float32[words + 4, dimensions]: [PAD], [UNK], [CLS], [SEP], then `WORDS`."""
-    return np.random.default_rng(seed).standard_normal((len(WORDS) + 4, dimensions)).astype(np.float32)
+def weights(dimensions: int = 12, seed: int = 7, words: Sequence[str] = WORDS) -> npt.NDArray[np.float32]:
+    """float32[words + 4, dimensions]: [PAD], [UNK], [CLS], [SEP], then the words."""
+    return np.random.default_rng(seed).standard_normal((len(words) + 4, dimensions)).astype(np.float32)
 
 
 def encoder(
@@ -30,11 +31,12 @@ def encoder(
     network: str = "onnx/model.onnx",
     output: str = "last_hidden_state",
     seed: int = 7,
+    words: Sequence[str] = WORDS,
 ) -> Path:
     """An encoder whose tokens' vectors are those of its words."""
     (folder / "1_Pooling").mkdir(parents=True)
-    tokenizer(folder)
-    _gather(folder / network, weights(dimensions, seed), output)
+    tokenizer(folder, words)
+    _gather(folder / network, weights(dimensions, seed, words), output)
     modules = ["Transformer", "Pooling", *(["Normalize"] if normalise else [])]
     _write(
         folder / "modules.json",
@@ -54,11 +56,11 @@ def encoder(
     return folder
 
 
-def tokenizer(folder: Path) -> None:
+def tokenizer(folder: Path, words: Sequence[str] = WORDS) -> None:
     """Words as tokens, between [CLS] and [SEP]."""
     folder.mkdir(parents=True, exist_ok=True)
-    words = {word: number for number, word in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", *WORDS])}
-    made = Tokenizer(models.WordLevel(words, unk_token="[UNK]"))
+    numbers = {word: number for number, word in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", *words])}
+    made = Tokenizer(models.WordLevel(numbers, unk_token="[UNK]"))
     made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     made.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]

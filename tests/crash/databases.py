@@ -5,22 +5,27 @@ from __future__ import annotations
 import json
 import math
 import re
+import shutil
 import sqlite3
 import time
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from chroma_server import ChromaServer
 from milvus_server import MilvusServer, milvus_python, own_milvus
 from own_postgres import OwnPostgres, own_postgres
+from small_disk import mount, unmount
 
 _MILVUS = ("milvus server",) if milvus_python() else ()
 NAMES = ("lancedb", "postgres", "chroma folder", "chroma server", "qdrant folder", "milvus lite", *_MILVUS)
 SERVERS = ("postgres", "chroma server", *_MILVUS)
 FOLDERS = {"lancedb": "lancedb:", "chroma folder": "chroma:", "qdrant folder": "qdrant:", "milvus lite": "milvus:"}
+DISKS = {"lancedb": "views", "chroma folder": "chroma", "qdrant folder": "qdrant"}
+"""Where in the home they lie."""
+DISK_MB = 96
 _VIEW = re.compile(r"c\d+-v\d+-[0-9a-f]{6}")
 _IN_MILVUS = re.compile(r"^v_(c\d+)_(v\d+)_([0-9a-f]{6})_[0-9a-f]+$")
 _TABLES = "SELECT tablename FROM pg_tables WHERE schemaname = 'whimbrel'"
@@ -35,6 +40,12 @@ class Databases:
     """Servers that were killed, and when they come back."""
     outages: list[tuple[float, float]] = field(default_factory=list)
     """When one was away: from, until."""
+    disks: set[str] = field(default_factory=set)
+    """Folders that lie on a small disk of their own, by name."""
+    fills: int = 0
+    """How often one of those was full."""
+    full: dict[str, float] = field(default_factory=dict)
+    """Disks that are full, and when there is room again."""
 
     def uri(self, name: str) -> str:
         return self.servers[name].uri if name in SERVERS else FOLDERS[name]
@@ -51,15 +62,31 @@ class Databases:
         self.kills += 1
         self.due[name] = time.time() + away_s
 
+    def fill(self, name: str, for_s: float) -> None:
+        """Leave no room on the disk under a folder."""
+        if name in self.full:
+            return
+        disk = self.home / DISKS[name]
+        with (disk / "ballast").open("wb", buffering=0) as ballast:
+            while free := shutil.disk_usage(disk).free:
+                with suppress(OSError):  # somebody else took the last of it
+                    ballast.write(bytes(free))
+        self.fills += 1
+        self.full[name] = time.time() + for_s
+
     def revive(self, *, at_once: bool = False) -> bool:
-        """Start those whose time has come again. Returns whether all are there."""
+        """Start those whose time has come again, and make room. Returns whether all are there."""
+        for name, at in list(self.full.items()):
+            if at_once or time.time() >= at:
+                (self.home / DISKS[name] / "ballast").unlink()
+                del self.full[name]
         for name, at in list(self.due.items()):
             if at_once or time.time() >= at:
                 self.servers[name].start()
                 del self.due[name]
         if not self.due:
             self.outages = [(since, min(until, time.time())) for since, until in self.outages]
-        return not self.due
+        return not self.due and not self.full
 
     def views(self) -> set[str]:
         """The names of the views whose data, or part of it, lies in any of them."""
@@ -116,8 +143,10 @@ def _collections(server: ChromaServer) -> set[str]:
 
 
 @contextmanager
-def databases(folder: Path, home: Path, servers: Sequence[str] = SERVERS) -> Iterator[Databases]:
-    """`servers`: those that are started."""
+def databases(
+    folder: Path, home: Path, servers: Sequence[str] = SERVERS, disks: Sequence[str] = ()
+) -> Iterator[Databases]:
+    """`servers`: those that are started. `disks`: folders that get a small disk each, where one may mount."""
     with ExitStack() as stack:
         running: dict[str, OwnPostgres | ChromaServer | MilvusServer] = {}
         if "postgres" in servers:
@@ -129,5 +158,10 @@ def databases(folder: Path, home: Path, servers: Sequence[str] = SERVERS) -> Ite
         if "milvus server" in servers:
             running["milvus server"] = stack.enter_context(own_milvus())
         made = Databases(home, running)
+        home.mkdir(mode=0o700, exist_ok=True)
+        for name in disks:
+            if mount(home / DISKS[name], DISK_MB):
+                stack.callback(unmount, home / DISKS[name])
+                made.disks.add(name)
         stack.callback(made.revive, at_once=True)  # first of all at the end: Postgres stops in order
         yield made

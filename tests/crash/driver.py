@@ -34,7 +34,7 @@ from whimbrel.app import Whimbrel
 from whimbrel.catalog import vectors
 from whimbrel.domain import EmbedKind
 from whimbrel.errors import CatalogUnavailable, WhimbrelError
-from whimbrel.models.embedders.minilm import MiniLM
+from whimbrel.models.embedders.onnx import OnnxEmbedder
 from whimbrel.stores.lancedb.library import import_lancedb
 
 
@@ -111,13 +111,14 @@ def _pretend_host(name: str) -> None:
 
 @contextlib.contextmanager
 def journalled(path: Path) -> Iterator[None]:
-    """Write down each text that is paid for, and each sweep, which makes texts forgotten."""
+    """Write down each text that is paid for, in each space, and each sweep, which makes texts forgotten."""
     out = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-    embed, sweep = MiniLM.embed, vectors.sweep
+    embed, sweep = OnnxEmbedder.embed, vectors.sweep
 
-    async def embed_and_note(self: MiniLM, texts: Sequence[str], kind: EmbedKind) -> Any:
+    async def embed_and_note(self: OnnxEmbedder, texts: Sequence[str], kind: EmbedKind) -> Any:
         if kind is EmbedKind.DOCUMENT:
-            hashes = [hashlib.blake2b(text.encode(), digest_size=8).hexdigest() for text in texts]
+            paid = [f"{self.space.key}\n{text}" for text in texts]
+            hashes = [hashlib.blake2b(text.encode(), digest_size=8).hexdigest() for text in paid]
             os.write(out, (" ".join(hashes) + "\n").encode())
         return await embed(self, texts, kind)
 
@@ -125,12 +126,12 @@ def journalled(path: Path) -> Iterator[None]:
         os.write(out, b"sweep\n")
         return sweep(connection)
 
-    MiniLM.embed = embed_and_note  # type: ignore[method-assign]
+    OnnxEmbedder.embed = embed_and_note  # type: ignore[method-assign]
     vectors.sweep = sweep_and_note  # type: ignore[assignment]
     try:
         yield
     finally:
-        MiniLM.embed = embed  # type: ignore[method-assign]
+        OnnxEmbedder.embed = embed  # type: ignore[method-assign]
         vectors.sweep = sweep  # type: ignore[assignment]
         os.close(out)
 

@@ -16,19 +16,27 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from sqlalchemy import select
+
 from crash import diary, driver
 from crash.databases import NAMES, SERVERS, Databases, databases
 from crash.diary import Written
 from crash.harness import BATCH, SETTINGS, Pool, Process, notes, opened, paid_again, processes
 from crash.model import WORDS, contents, strays
 from crash.rounds import ask_over_http
+from small_models import encoder
 from whimbrel.app import Whimbrel
+from whimbrel.catalog import tables as t
+from whimbrel.catalog import vectors
+from whimbrel.catalog.collections import ViewRow
 from whimbrel.doctor import Level, diagnose
 from whimbrel.domain import Job, JobState
 
 AFTER_KILLS = {"failed_jobs", "stale_socket"}
 """What the doctor may say: what was asked for could not be, at its time; and a killed process was one that serves."""
 PATIENCE_S = 240.0
+COARSE, FINE = "tokens=128,overlap=16", "tokens=16,overlap=0"
+"""Chunkings: the texts are one chunk each, or some."""
 AFTERMATH_S = 30.0
 """For so long after a server or an owner is back, a search of vectors alone may still say that the store is out."""
 
@@ -41,8 +49,11 @@ class Figures:
     kills: Counter[str] = field(default_factory=Counter)
     """Of processes, by who and where."""
     server_kills: int = 0
+    full_disks: int = 0
     pairs: Counter[tuple[str, str]] = field(default_factory=Counter)
     """Finished moves, by where from and to."""
+    changes: Counter[str] = field(default_factory=Counter)
+    """Of these, those to another embedder or chunking as well; `in place` where the store stayed."""
     detours: Counter[str] = field(default_factory=Counter)
     failures: Counter[str] = field(default_factory=Counter)
     """Of moves, and of what was asked of them: each was taken up again."""
@@ -68,7 +79,8 @@ class Figures:
         return (
             f"{self.rounds} rounds, {self.pairs.total()} moves between {len(self.pairs)} ordered pairs, {self.rows} "
             f"rows verified; {self.kills.total()} kills ({dict(self.kills.most_common())}), {self.server_kills} of "
-            f"servers; detours {dict(self.detours)}; {dict(self.failures)}; {self.writes} writes, {self.searches} "
+            f"servers, {self.full_disks} full disks; changes {dict(self.changes)}; "
+            f"detours {dict(self.detours)}; {dict(self.failures)}; {self.writes} writes, {self.searches} "
             f"searches ({self.behind} of views that were behind, {self.degraded} degraded, {self.refused} refused, the "
             f"slowest {self.slowest_s:.1f} s), "
             f"{self.given_back} rows given back by a Milvus server; "
@@ -102,6 +114,9 @@ class Moving:
         self.stop = folder / "stop"
         self.settings = {**SETTINGS, **settings}
         self.figures = Figures()
+        self.models = {"minilm": f"onnx:{encoder(folder / 'model', dimensions=24, max_tokens=256, words=WORDS)}"}
+        self.models |= {other: one for one, other in self.models.items()}
+        """The other embedder, by one of two."""
         self.team: dict[str, Process] = {}
         """Who works: those that may be the owner, and answer over HTTP or not; then `writer`, `searcher`, and `client`,
         which is not started again."""
@@ -131,10 +146,20 @@ class Moving:
         return self.dice.choice([name for name in others if self.figures.pairs[source, name] == least])
 
     def place(self) -> str:
-        live = next(
-            row for row in self.whimbrel.views("default") if row.view.state == "live" and row.view.kind == "store"
-        )
-        return self.places.name(live.view.uri)
+        return self.places.name(self._live().view.uri)
+
+    def other(self) -> tuple[str, str]:
+        """The embedder and the chunking, each of two, that the collection has not."""
+        view = self._live().view
+        with self.whimbrel.catalog.read() as connection:
+            assert view.space_id is not None
+            _, embedder = vectors.read_space(connection, view.space_id)
+            chunking = connection.scalar(select(t.chunkings.c.spec).where(t.chunkings.c.id == view.chunking_id))
+        return self.models[embedder], FINE if chunking != FINE else COARSE
+
+    def _live(self) -> ViewRow:
+        rows = self.whimbrel.views("default")
+        return next(row for row in rows if row.view.state == "live" and row.view.kind == "store")
 
     # --- who works ---------------------------------------------------------------------------------------------------
 
@@ -286,6 +311,7 @@ class Moving:
         again = self.figures.paid_again = paid_again(self.journal)
         assert again <= 2 * BATCH * self.figures.kills.total(), f"{again} texts were embedded again"
         self.figures.writes, self.figures.server_kills = written.tasks, self.places.kills
+        self.figures.full_disks = self.places.fills
         lines = [line for process in self.pool.every for line in process.errors.splitlines()]
         said = [line for line in lines if "built anew" in line and "the lexicon of" not in line]  # another language
         self.figures.rebuilt = Counter(re.sub(r"\d+", "N", line)[:200] for line in said)
@@ -336,15 +362,16 @@ def moving(
     servers: Sequence[str] = SERVERS,
     owners: Sequence[str] = ("first", "second"),
     pause_s: float = 0.1,
+    disks: Sequence[str] = (),
     **settings: Any,
 ) -> Iterator[Moving]:
     """A collection that is written to and searched from here on, in LanceDB.
 
     `servers`: those that are started; `owners`: who may be the owner, and one of them is. `pause_s`: between two
-    searches.
+    searches. `disks`: folders that may be filled.
     """
     print(f"seed {seed}", flush=True)
-    with databases(folder, folder / "home", servers) as places, driver.quickened(), processes() as pool:
+    with databases(folder, folder / "home", servers, disks) as places, driver.quickened(), processes() as pool:
         made = Moving(seed, pool, places, folder, owners, pause_s, **settings)
         try:
             with made.going():

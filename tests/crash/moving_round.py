@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import random
 import time
 from collections.abc import Callable, Sequence, Set
 from contextlib import suppress
@@ -11,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from crash.databases import SERVERS
+from crash.databases import DISKS, SERVERS
 from crash.moving import Figures, Moving, moving
 from crash.points import MOVING
 from whimbrel.catalog.moves import Move
@@ -20,8 +19,15 @@ from whimbrel.errors import Conflict, WhimbrelError
 
 BUILDING = (MoveState.COPYING, MoveState.CATCHING_UP, MoveState.VERIFYING)
 PHASES = ("started", "copying", "verifying", "ready", "switching", "switched", "going back", "rolled_back")
-VICTIMS = ("owner", "owner", "api", "writer", "searcher", "client", "target", "target", "source")
+VICTIMS = (
+    *("owner", "owner", "api", "writer", "searcher", "client"),
+    *("target", "target", "source", "disk", "disk"),
+)
 DETOURS = {"pause": 0.2, "abort": 0.15, "abort when ready": 0.1, "rollback": 0.3, "abort at last": 0.1}
+CHANGE = 0.2
+"""How often a move is to another embedder; and to another chunking."""
+IN_PLACE = 0.3
+"""How often such a move stays in its store."""
 CLIENT = ("write:before", "write:after", "move.create:after", "move.change:after")
 STANDS_STILL = 40
 """Looks at a move that nobody works on, before it is asked to go on."""
@@ -33,15 +39,21 @@ class Course:
 
     target: str
     disturbances: Sequence[tuple[str, str]] = ()
-    """(phase, who is killed then)"""
+    """(phase, who is killed then); `disk`: that under the target, or else the source, is full for a while"""
     detours: Set[str] = frozenset()
     armed: tuple[str, int] | None = None
     """The place in the code where the owner is killed, and at which time that it comes there."""
     rate: int = 0
     auto_switch: bool = False
+    embedder: str = ""
+    chunking: str = ""
 
     @classmethod
-    def drawn(cls, target: str, dice: random.Random) -> Course:
+    def drawn(cls, made: Moving) -> Course:
+        dice, source = made.dice, made.place()
+        others = made.other()
+        embedder, chunking = (other if dice.random() < CHANGE else "" for other in others)
+        target = source if (embedder or chunking) and dice.random() < IN_PLACE else made.next(source)
         place = dice.choice([*MOVING, "write"])
         nth = dice.randint(1, 30 if place == "write" else 2)
         return cls(
@@ -51,6 +63,8 @@ class Course:
             (f"{place}:{dice.choice(['before', 'after'])}", nth) if dice.random() < 0.6 else None,
             dice.choice([0, 60, 150]),
             dice.random() < 0.2,
+            embedder,
+            chunking,
         )
 
 
@@ -62,7 +76,9 @@ def take(made: Moving, course: Course) -> bool:
     print(f"{time.strftime('%H:%M:%S')} {source} -> {course}", flush=True)
     moved = Round(made, source, course).run()
     if moved:
-        made.figures.pairs[source, course.target] += 1
+        changed = [name for name in ("embedder", "chunking") if getattr(course, name)]
+        made.figures.changes.update([*changed, *(["in place"] if source == course.target else [])])
+        made.figures.pairs[source, course.target] += source != course.target
     made.check()
     return moved
 
@@ -100,13 +116,12 @@ class Round:
             self.idle = 0
             return False
         if move is None:
-            auto = ["--auto-switch"] if self.course.auto_switch else []
-            to = self.moving.places.uri(self.target)
-            self._ask("start", "--to", to, "--rate", str(self.course.rate), *auto)
+            self._ask("start", *self._options())
             return False
         match move.state:
             case MoveState.FINALISED:
-                self.whimbrel.start_view_job("drop_view", move.source_store, now=True)
+                for view in move.sources:
+                    self.whimbrel.start_view_job("drop_view", view, now=True)
                 return True
             case MoveState.ABORTED:
                 self.before.add(move.id)
@@ -192,10 +207,14 @@ class Round:
         for when, victim in [one for one in self.left if one[0] == phase]:
             self.left.remove((when, victim))
             time.sleep(math.exp(self.dice.uniform(math.log(0.004), math.log(1.0))))
-            if victim not in ("target", "source"):
+            places = self.moving.places
+            if victim == "disk":
+                for name in [one for one in (self.target, self.source) if one in places.disks][:1]:
+                    places.fill(name, self.dice.uniform(0.5, 5.0))
+            elif victim not in ("target", "source"):
                 self.moving.kill(victim, when)
             elif (name := self.target if victim == "target" else self.source) in SERVERS:
-                self.moving.places.kill(name, self.dice.uniform(0.1, 3.0))
+                places.kill(name, self.dice.uniform(0.1, 3.0))
 
     def _ask(self, do: str, *options: str) -> None:
         """By the command line in a process of its own, or in this one."""
@@ -212,6 +231,15 @@ class Round:
         except WhimbrelError as error:
             self._failed(f"{do}: {error.code}: {error.message}")
 
+    def _to(self) -> str | None:
+        return self.moving.places.uri(self.target) if self.target != self.source else None
+
+    def _options(self) -> list[str]:
+        course = self.course
+        said = {"--to": self._to(), "--embedder": course.embedder, "--chunking": course.chunking}
+        options = [word for option, value in said.items() if value for word in (option, value)]
+        return [*options, "--rate", str(course.rate), *(["--auto-switch"] if course.auto_switch else [])]
+
     def _failed(self, what: str) -> None:
         print(f"{time.strftime('%H:%M:%S')} {what}", flush=True)
         self.moving.figures.failures[what[:50]] += 1
@@ -219,8 +247,15 @@ class Round:
     def _here(self, do: str) -> None:
         whimbrel = self.whimbrel
         if do == "start":
-            to, course = self.moving.places.uri(self.target), self.course
-            whimbrel.start_move("default", to=to, rate=course.rate, auto_switch=course.auto_switch)
+            course = self.course
+            whimbrel.start_move(
+                "default",
+                to=self._to(),
+                embedder=course.embedder or None,
+                chunking=course.chunking or None,
+                rate=course.rate,
+                auto_switch=course.auto_switch,
+            )
             return
         steps: dict[str, Callable[[Move], Any]] = {
             "resume": whimbrel.resume_move,
@@ -234,10 +269,10 @@ class Round:
 
 def run(folder: Path, seed: int, rounds: int, *, seconds: float = math.inf, **settings: Any) -> Figures:
     """`rounds` moves, or as many as begin in `seconds`."""
-    with moving(folder, seed, **settings) as made:
+    with moving(folder, seed, disks=tuple(DISKS), **settings) as made:
         began = time.monotonic()
         while made.figures.rounds < rounds and time.monotonic() - began < seconds:
-            take(made, Course.drawn(made.next(made.place()), made.dice))
+            take(made, Course.drawn(made))
             made.figures.seconds = time.monotonic() - began
             print(made.figures, flush=True)
     return made.figures

@@ -1,6 +1,7 @@
 """A collection that is written to and searched all the time moves between databases, whatever is killed meanwhile.
 
-`make soak` goes between every two of them, for `SOAK_ROUNDS` (150) moves or as many as begin in `SOAK_SECONDS`.
+`make soak` goes between every two of them, at times to another embedder or chunking, and while disks are full, for
+`SOAK_ROUNDS` (150) moves or as many as begin in `SOAK_SECONDS`.
 """
 
 from __future__ import annotations
@@ -80,6 +81,8 @@ def test_hundreds_of_moves(
     with capsys.disabled():
         figures = run(tmp_path, SEED, ROUNDS, seconds=SECONDS, **settings)
     assert figures.kills.total() > figures.rounds / 2
+    pairs = len(NAMES) * (len(NAMES) - 1)
+    assert len(figures.pairs) == pairs or figures.rounds < 3 * pairs
 
 
 @pytest.mark.parametrize("scheme", ["lancedb", "chroma", pytest.param("qdrant", marks=pytest.mark.soak)])
