@@ -78,7 +78,8 @@ def take(made: Moving, course: Course) -> bool:
     if moved:
         changed = [name for name in ("embedder", "chunking") if getattr(course, name)]
         made.figures.changes.update([*changed, *(["in place"] if source == course.target else [])])
-        made.figures.pairs[source, course.target] += source != course.target
+        if source != course.target:
+            made.figures.pairs[source, course.target] += 1
     made.check()
     return moved
 
