@@ -46,6 +46,7 @@ SERVER = "other://here/db"
 @pytest.fixture(scope="module")
 def every_toy() -> Iterator[dict[str, Toy]]:
     made = {"one": Toy(), "two": Toy(model="two"), "wide": Toy(model="wide", dimensions=96)}
+    made["cohere"] = Toy(model="priced")
     with pytest.MonkeyPatch.context() as patch:
         for name, toy in made.items():
             patch.setitem(resolve._PROVIDERS, name, lambda _model, _threads, toy=toy: toy)
@@ -54,7 +55,7 @@ def every_toy() -> Iterator[dict[str, Toy]]:
 
 @pytest.fixture
 def toys(every_toy: dict[str, Toy]) -> dict[str, Toy]:
-    """Embedders by name: `one`, `two` (of another space), `wide` (of more dimensions)."""
+    """Embedders by name: `one`, `two` (of another space), `wide` (of more dimensions), `cohere` (with a price)."""
     for toy in every_toy.values():
         toy.out = ""
         toy.given.clear()
@@ -70,7 +71,8 @@ def thirty(every_toy: dict[str, Toy], tmp_path_factory: pytest.TempPathFactory) 
     about.mkdir(parents=True)
     (about / "METADATA").write_text("Metadata-Version: 2.1\nName: other\nVersion: 1\n")
     (about / "entry_points.txt").write_text("[whimbrel.stores]\nother = tests.memory_store:MemoryStore\n")
-    with pytest.MonkeyPatch.context() as patch, Whimbrel(home=folder / "home", embedder="one") as whimbrel:
+    settings: dict[str, Any] = {"embedder": "one", "guards.prices": "cohere:priced=0.5/0"}
+    with pytest.MonkeyPatch.context() as patch, Whimbrel(home=folder / "home", **settings) as whimbrel:
         patch.syspath_prepend(folder / "packages")
         whimbrel.add(
             [
@@ -222,6 +224,10 @@ def test_another_embedder_is_told_in_texts_and_tokens(home: Whimbrel, toys: dict
     assert found.seconds is not None
     assert [room.what for room in plan.room] == ["target", "catalog"]
     assert plan.room[1].needed == chunks * 32 * 4
+    assert found.usd is None, "nobody has said what it takes"
+    priced = plan_of(home, embedder="cohere:priced").embedding
+    assert priced is not None
+    assert priced.usd == pytest.approx(priced.tokens / 2e6), "at half a dollar for a million"
 
 
 def test_chunks_longer_than_the_new_model_reads_are_named(

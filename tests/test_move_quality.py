@@ -18,7 +18,7 @@ from whimbrel.app import Whimbrel
 from whimbrel.catalog.matching import match_documents
 from whimbrel.catalog.moves import Move
 from whimbrel.domain import MoveState
-from whimbrel.errors import BadInput, PathNotFound
+from whimbrel.errors import BadInput, PathNotFound, SpaceMismatch
 from whimbrel.judging.metrics import measures
 from whimbrel.models.embedders import resolve
 
@@ -30,6 +30,13 @@ class Blind(Toy):
 
     def _vector(self, text: str) -> npt.NDArray[np.float32]:
         return np.ones(self._space.dimensions, np.float32) / np.sqrt(np.float32(self._space.dimensions))
+
+
+class Deaf(Toy):
+    """Reads chunks as `Toy` does, and no question."""
+
+    def _vector(self, text: str) -> npt.NDArray[np.float32]:
+        return super()._vector(text if "walks" in text else "nothing")
 
 
 @pytest.fixture
@@ -52,7 +59,10 @@ def text(bird: str) -> str:
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Whimbrel]:
-    made = {"toy": Toy(dimensions=512), "same": Toy(model="same", dimensions=512), "blind": Blind(model="blind")}
+    made = {
+        **{"toy": Toy(dimensions=512), "same": Toy(model="same", dimensions=512), "blind": Blind(model="blind")},
+        "deaf": Deaf(model="deaf", dimensions=512),
+    }
     for name, toy in made.items():
         monkeypatch.setitem(resolve._PROVIDERS, name, lambda _model, _threads, toy=toy: toy)
     with Whimbrel(home=tmp_path / "home", embedder="toy") as whimbrel:
@@ -124,6 +134,42 @@ def test_a_folder_that_is_gone_when_it_is_needed(home: Whimbrel, beir: Path) -> 
     assert again.state is MoveState.READY, "nobody asked for a least nDCG"
     assert "There is no folder" in again.checks["quality"]["error"]
     assert "There is no folder" in home.write_move_report(again).read_text()
+
+
+def test_a_model_that_is_to_serve_the_vectors_that_there_are_is_judged(home: Whimbrel, beir: Path) -> None:
+    declared = home.declare_compatible("default", "same", judged=beir, min_ndcg=0.9)
+    quality = declared.checks["quality"]
+    assert (quality["name"], quality["queries"], quality["matched"]) == ("birds", len(BIRDS), len(BIRDS))
+    hybrid = quality["modes"]["hybrid"]["ndcg@10"]
+    assert hybrid["before"] == hybrid["after"] > 0.9
+    kept = home.compatible("default")
+    assert kept is not None
+    assert kept.checks == declared.checks
+    home.withdraw_compatible("default")
+
+    wrong = [f"q-{bird}\tdoc-{other}\t1" for bird, other in zip(BIRDS, BIRDS[1:], strict=False)]
+    (beir / "qrels.tsv").write_text("\n".join(["query-id\tcorpus-id\tscore", *wrong]))
+    with pytest.raises(
+        SpaceMismatch, match=r"by 9 judged queries its nDCG@10 is 0\.\d+ \(\S+ now\); at least 0\.9 was"
+    ):
+        home.declare_compatible("default", "same", judged=beir, min_ndcg=0.9)
+    kept = home.compatible("default")
+    assert kept is not None
+    assert kept.state == "rolled_back", "nothing was declared"
+
+
+def test_a_model_that_hears_no_question_is_found_out(home: Whimbrel, beir: Path) -> None:
+    """Its vectors of chunks are the same."""
+    dense = home.declare_compatible("default", "deaf", judged=beir).checks["quality"]["modes"]["dense"]["ndcg@10"]
+    assert dense["after"] < 0.8 * dense["before"]
+
+
+def test_no_model_is_judged_by_what_is_not_there(home: Whimbrel, tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="needs judged queries"):
+        home.declare_compatible("default", "same", min_ndcg=0.5)
+    with pytest.raises(PathNotFound):
+        home.declare_compatible("default", "same", judged=tmp_path / "nowhere")
+    assert home.compatible("default") is None
 
 
 def test_bad_input(home: Whimbrel, beir: Path, tmp_path: Path) -> None:

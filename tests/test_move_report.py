@@ -145,6 +145,20 @@ def test_what_was_found_is_in_it(home: Whimbrel) -> None:
     assert "Secret words" not in html + json.dumps(found)
     assert "Which notes" not in html + json.dumps(found)
     assert home.move_report(home.move_by_id(move.id))["move"] == found["move"]
+    assert found["losses"] == []
+    assert "Nothing, by what both say of themselves." in html
+
+
+def test_what_the_target_does_otherwise_is_in_it(home: Whimbrel) -> None:
+    """A plan said it; whoever began without one read it nowhere."""
+    pytest.importorskip("chromadb")
+    html, found, _ = read(home, moved(home, to="chroma:other"))
+    planned = home.plan_move("default", to="chroma:third")
+    assert {one["what"] for one in found["losses"]} >= {"vectors", "processes"}
+    assert {one["said"] for one in found["losses"]} == {one.said for one in planned.losses}
+    for one in found["losses"]:
+        assert escaped(one["said"]) in html
+    sound(html)
 
 
 def test_refused_rows_are_named_and_escaped(home: Whimbrel, monkeypatch: pytest.MonkeyPatch) -> None:

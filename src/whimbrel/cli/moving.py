@@ -13,6 +13,7 @@ from whimbrel.cli.opening import opened
 from whimbrel.cli.options import AsJson
 from whimbrel.cli.progress import Progress
 from whimbrel.cli.waiting import finished, owned_elsewhere
+from whimbrel.errors import BadInput
 
 if TYPE_CHECKING:
     from whimbrel.app import Whimbrel
@@ -96,8 +97,15 @@ def start(
 ) -> None:
     """Build and verify another view beside the live one. Searches and writes go on; nothing is switched yet."""
     if compatible:
-        others = [to, chunking, judged, *filter(None, (rate, auto_switch, min_ndcg, detach))]
-        _declare(collection, embedder, others=any(one is not None for one in others), as_json=as_json)
+        others = [to, chunking, *filter(None, (rate, auto_switch, detach))]
+        if embedder is None or any(one is not None for one in others):
+            raise BadInput(
+                "--compatible goes with --embedder, --eval and --min-ndcg: nothing is copied. Nothing was changed.",
+                "Leave the other options out, or --compatible.",
+            )
+        with opened() as whimbrel:
+            declared = whimbrel.declare_compatible(collection, embedder, judged=judged, min_ndcg=min_ndcg)
+            _show_declared(declared, as_json)
         return
     with opened() as whimbrel:
         move, job = whimbrel.start_move(
@@ -217,18 +225,6 @@ def abort(collection: Name, as_json: AsJson = False) -> None:
     _steer(collection, as_json, lambda whimbrel, move: whimbrel.abort_move(move))
 
 
-def _declare(collection: str, embedder: str | None, *, others: bool, as_json: bool) -> None:
-    from whimbrel.errors import BadInput
-
-    if embedder is None or others:
-        raise BadInput(
-            "--compatible goes with --embedder and nothing else: nothing is copied. Nothing was changed.",
-            "Leave the other options out, or --compatible.",
-        )
-    with opened() as whimbrel:
-        _show_declared(whimbrel.declare_compatible(collection, embedder), as_json)
-
-
 def _declared(whimbrel: Whimbrel, collection: str) -> Compatible | None:
     """The last declaration about the collection's space, where no move was begun since."""
     from whimbrel.errors import MoveNotFound
@@ -254,6 +250,7 @@ def _show_declared(found: Compatible, as_json: bool) -> None:
     out.styled(f"{out.bold(found.collection)}: {out.bold(found.embedder)} {said}")
     for line in _measured(found.checks):
         out.line(f"  {line}")
+    _show_quality(found.checks.get("quality"), "before", "after")
     if found.state == "serving":
         out.note(f"`whimbrel move rollback {found.collection}` goes back; `move finalise` gives that up.")
 
@@ -337,7 +334,7 @@ def _show(move: dict[str, Any], as_json: bool) -> None:
         out.note(said)
 
 
-def _show_quality(found: dict[str, Any] | None) -> None:
+def _show_quality(found: Mapping[str, Any] | None, before: str = "source", after: str = "target") -> None:
     if not found:
         return
     if "error" in found:
@@ -349,7 +346,7 @@ def _show_quality(found: dict[str, Any] | None) -> None:
         for metric in ("ndcg@10", "recall@100"):
             one = of[metric]
             out.line(
-                f"    {mode:<6} {metric:<10} source {one['before']:.4f}, target {one['after']:.4f} "
+                f"    {mode:<6} {metric:<10} {before} {one['before']:.4f}, {after} {one['after']:.4f} "
                 f"({one['difference']:+.4f}, p {one['p']:.3f})"
             )
 

@@ -38,7 +38,10 @@ def _embedding(plan: Plan) -> None:
         out.line("  Every vector is taken as it is: nothing is embedded.")
         return
     kept = f"{found.of_record:,} have a vector of record already" if found.of_record else "none has a vector yet"
-    out.line(f"  To be embedded: {found.texts:,} texts, about {found.tokens:,} tokens; {kept}.")
+    cost = "" if found.usd == 0 else ", " + usd(found.usd)
+    out.line(f"  To be embedded: {found.texts:,} texts, about {found.tokens:,} tokens{cost}; {kept}.")
+    if found.usd is None:
+        out.line("    `guards.prices` sets the price of a model.")
 
 
 def _losses(plan: Plan) -> None:
@@ -63,6 +66,13 @@ def _seconds(plan: Plan) -> None:
     out.line(f"    {'in all':<10} {duration(found.total):>12}")
     if found.indexing is not None and plan.rows > 10 * max(plan.sampled, 1):
         out.line("    An index that the target makes of many rows alone is not in it.")
+
+
+def usd(cost: float | None) -> str:
+    """Dollars for people: `about 0.0042 USD`, `about 1,250.00 USD`."""
+    if cost is None:
+        return "at a price that is not known"
+    return f"about {cost:,.2f} USD" if cost >= 1 else f"about {cost:.2g} USD"
 
 
 def size(count: int) -> str:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -96,6 +96,18 @@ def check_probed(probed: Probed, embedder: str) -> None:
         raise SpaceMismatch(
             f"{embedder!r} cannot serve this space: {'; '.join(probed.said)} "
             f"(by {probed.chunks} chunks and {probed.questions} questions). Nothing was changed.",
+            "Move the collection: `whimbrel move start --embedder`, without --compatible, embeds it anew.",
+        )
+
+
+def check_quality(found: Mapping[str, Any], min_ndcg: float, embedder: str) -> None:
+    """Raises `SpaceMismatch` where hybrid search for judged queries finds less well than was asked for."""
+    reached = found["modes"]["hybrid"]["ndcg@10"]
+    if reached["after"] < min_ndcg:
+        raise SpaceMismatch(
+            f"{embedder!r} cannot serve this space: by {found['queries']:,} judged queries its nDCG@10 is "
+            f"{reached['after']:.4f} ({reached['before']:.4f} now); at least {min_ndcg:g} was asked for. Nothing was "
+            "changed.",
             "Move the collection: `whimbrel move start --embedder`, without --compatible, embeds it anew.",
         )
 

@@ -18,6 +18,7 @@ from whimbrel.catalog.longer import Longer, longer_than
 from whimbrel.catalog.sizes import Sizes, WholeText
 from whimbrel.domain import EmbedKind, chunk_id, embedded_text
 from whimbrel.errors import ModelError, TextRefused
+from whimbrel.guards.prices import Prices
 from whimbrel.ingest.chunk import Chunking, chunk
 from whimbrel.ingest.tokens import load_token_spans
 from whimbrel.models.embedders.base import Embedder
@@ -64,6 +65,9 @@ class Embedding:
     """Texts that were embedded for this."""
     too_long: int
     """Chunks that the model cannot read whole."""
+    usd: float | None
+    """What a hosted model takes for the tokens, which may be those of another tokenizer; None where its price is not
+    known."""
 
 
 # --- another chunking ------------------------------------------------------------------------------------------------
@@ -110,7 +114,7 @@ def _heading(one: WholeText) -> str:
 
 
 async def embed_sample(
-    catalog: Catalog, wish: Wish, embedder: Embedder, cut: tuple[Cut, Sequence[str]] | None
+    catalog: Catalog, wish: Wish, embedder: Embedder, prices: Prices, cut: tuple[Cut, Sequence[str]] | None
 ) -> tuple[Embedding, list[Loss]]:
     """What embedding would cost, and what stands in its way. `cut`: with what the embedder would read of its sample.
     Vectors of the sample are not kept: a plan writes nothing."""
@@ -132,8 +136,9 @@ async def embed_sample(
     if why:
         lost.append(Loss("model", f"The model cannot be tried now: {why}", stops=True))
     needed = None if seconds is None else seconds * count
-    mean = tokens / len(texts) if texts else 0.0
-    return Embedding(count, of_record, round(mean * count), needed, sampled, long), lost
+    expected = round(tokens / len(texts) * count) if texts else 0
+    usd = prices.usd(wish.request.embedder, expected, 0)
+    return Embedding(count, of_record, expected, needed, sampled, long, usd), lost
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ from whimbrel.catalog.engine import Catalog
 from whimbrel.catalog.sizes import Sizes
 from whimbrel.config import mask_url
 from whimbrel.errors import BadInput
+from whimbrel.guards.prices import Prices
 from whimbrel.home import Home
 from whimbrel.models.embedders.base import Embedder
 from whimbrel.move import losses
@@ -126,13 +127,14 @@ class Plan:
         return {**found, "stopped": self.stopped}
 
 
-def cheap(found: Sizes, wish: Wish) -> dict[str, Any]:
+def cheap(found: Sizes, wish: Wish, source: StoreInfo, target: StoreInfo) -> dict[str, Any]:
     """What the row of a move keeps of its plan: counted, not measured."""
     vectors = found.chunks * wish.space.dimensions * VECTOR_BYTES
     return {
         "rows": found.chunks,
         "documents": found.documents,
         "bytes": {"vectors": vectors, "text_chars": found.chunk_chars},
+        "losses": [asdict(one) for one in losses.of_store(wish, source, target)],
     }
 
 
@@ -141,12 +143,20 @@ class Planner:
     writing; nothing but scratch tables is ever made with it."""
 
     def __init__(
-        self, catalog: Catalog, wish: Wish, opened: Opener, embedder: Callable[[], Embedder], home: Home, tell: Tell
+        self,
+        catalog: Catalog,
+        wish: Wish,
+        opened: Opener,
+        embedder: Callable[[], Embedder],
+        prices: Prices,
+        home: Home,
+        tell: Tell,
     ) -> None:
         self._catalog = catalog
         self._wish = wish
         self._opened = opened
         self._embedder = embedder
+        self._prices = prices
         self._base = home.path
         self._plans = home.plans
         self._tell = tell
@@ -167,7 +177,7 @@ class Planner:
             sample = (cut, read)
         if wish.other_space or wish.other_chunking:
             self._tell("embedding a sample")
-            embedding, more = await embed_sample(self._catalog, wish, self._embedder(), sample)
+            embedding, more = await embed_sample(self._catalog, wish, self._embedder(), self._prices, sample)
             lost += more
         count = cut.chunks if cut is not None else found.chunks
         trial = None

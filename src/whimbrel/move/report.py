@@ -79,6 +79,7 @@ def report(connection: Connection, move: Move, rejected: Sequence[Reject]) -> di
         "move": {name: value for name, value in as_dict(connection, move).items() if name != "busy"},
         "timeline": timeline(move),
         "throughput": throughput(move.samples),
+        "losses": [{name: one[name] for name in ("what", "said")} for one in move.plan.get("losses", ())],
         "rejected": {"rows": len(rejected), "named": [_as_dict(one) for one in rejected[:NAMED]]},
     }
 

@@ -39,6 +39,7 @@ def page(found: Found) -> str:
         _section("Every row compared", *_compared(move)),
         _section("Searching both sides", *_searched(move["checks"])),
         *_quality(move["checks"]),
+        *_lost(found),
         *_rejected(found),
         _section("History", _history(found)),
         tag("footer", f"Written {_time(found['written_at'])} by Whimbrel. No text of a document is in this page."),
@@ -235,6 +236,14 @@ def _quality(checks: Found) -> list[Markup]:
     )
     figure = tag("figure", tag("figcaption", "nDCG@10"), plots.bars(bars, label="nDCG@10", top=1.0))
     return [_section("How well it finds", tag("p", intro), figure, _table(headers, rows))]
+
+
+def _lost(found: Found) -> list[Markup]:
+    """What the target does otherwise than the source, by what both say of themselves."""
+    if not found["losses"]:
+        return [_section("What was lost", tag("p", "Nothing, by what both say of themselves.", class_="none"))]
+    said = [tag("li", one["said"]) for one in found["losses"]]
+    return [_section("What was lost, or is done otherwise", tag("ul", *said))]
 
 
 def _rejected(found: Found) -> list[Markup]:

@@ -119,11 +119,22 @@ class Quality:
 
         Raises `PathNotFound` and `BadInput` for the folder, `ViewError` where a side does not answer.
         """
-        judged = await asyncio.to_thread(judged_here, self._catalog, move.collection_id, Path(move.request.judged))
+        of, judged_in = move.collection_id, Path(move.request.judged)
+        judged = await asyncio.to_thread(judged_here, self._catalog, of, judged_in)
         count = len(judged.queries)
         source, target = (move.source_store, move.source_lexicon), (move.target_store, move.target_lexicon)
-        before = await self._side(move, source, judged, lambda done: tell(done, 2 * count))
-        after = await self._side(move, target, judged, lambda done: tell(count + done, 2 * count))
+        before = await self._side(of, source, judged, lambda done: tell(done, 2 * count))
+        after = await self._side(of, target, judged, lambda done: tell(count + done, 2 * count))
+        return await self._compared(judged, before, after)
+
+    async def of_models(self, row: ViewRow, judged: JudgedHere, before: Embedder, after: Embedder) -> dict[str, Any]:
+        """The same, of two models that embed the queries of one store view."""
+        views = (row.id, None)
+        sides = [await self._side(row.view.collection_id, views, judged, _quietly, one) for one in (before, after)]
+        return await self._compared(judged, *sides)
+
+    @staticmethod
+    async def _compared(judged: JudgedHere, before: Values, after: Values) -> dict[str, Any]:
         compared = await asyncio.to_thread(compare, before, after)
         return {
             "name": judged.name,
@@ -135,15 +146,18 @@ class Quality:
 
     async def _side(
         self,
-        move: Move,
-        views: tuple[int | None, int | None],
+        collection_id: int,
+        views: _Views,
         judged: JudgedHere,
         tell: Callable[[int], Awaitable[None]],
+        embedder: Embedder | None = None,
     ) -> Values:
+        """`embedder`: where it is not that of the view's space."""
         values: Values = {mode: {metric: {} for metric in METRICS} for mode in MODES}
-        async with self._opened(move, *views) as side:
+        async with self._opened(collection_id, *views) as side:
             assert side.row.view.space_id is not None
-            embedder = await asyncio.to_thread(self._embedder_for, side.row.view.space_id)
+            if embedder is None:
+                embedder = await asyncio.to_thread(self._embedder_for, side.row.view.space_id)
             keys = list(judged.queries)
             for start in range(0, len(keys), EMBEDDED):
                 some = keys[start : start + EMBEDDED]
@@ -158,11 +172,11 @@ class Quality:
         return values
 
     @asynccontextmanager
-    async def _opened(self, move: Move, store: int | None, lexicon: int | None) -> AsyncIterator[_Side]:
+    async def _opened(self, collection_id: int, store: int | None, lexicon: int | None) -> AsyncIterator[_Side]:
         """Handles of one's own: those that searches have belong to another loop. Without a lexicon, the live one."""
         readers = Readers(*self._open)
         try:
-            collection, row, words, wanted = await asyncio.to_thread(self._read, move, store, lexicon)
+            collection, row, words, wanted = await asyncio.to_thread(self._read, collection_id, store, lexicon)
             side = _Side(
                 collection, row, await readers.store(row), await readers.lexicon(words, collection.language), wanted
             )
@@ -170,10 +184,12 @@ class Quality:
         finally:
             await readers.close_all()
 
-    def _read(self, move: Move, store: int | None, lexicon: int | None) -> tuple[Collection, ViewRow, ViewRow, int]:
+    def _read(
+        self, collection_id: int, store: int | None, lexicon: int | None
+    ) -> tuple[Collection, ViewRow, ViewRow, int]:
         assert store is not None
         with self._catalog.read() as connection:
-            collection = collections.by_id(connection, move.collection_id)
+            collection = collections.by_id(connection, collection_id)
             words = lexicon if lexicon is not None else (collection.lexicon_view_id if collection else None)
             if collection is None or words is None:
                 raise ViewDamaged("The collection has no live lexicon.", "Verify again when it has been built.")
@@ -205,3 +221,7 @@ class Quality:
         with self._catalog.read() as connection:
             found = rows.hydrate(connection, side.collection.id, side.row.view.chunking_id, ids)
         return list(dict.fromkeys(found[id_].document_id for id_ in ids if id_ in found))
+
+
+async def _quietly(_done: int) -> None:
+    """Nobody is told how far it is."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from abc import abstractmethod
+from pathlib import Path
+from typing import Any
 
 from sqlalchemy import Connection
 
@@ -11,11 +13,12 @@ from whimbrel.catalog import collections, compatible, moves, vectors
 from whimbrel.catalog.collections import ViewRow
 from whimbrel.catalog.compatible import Compatible, CompatibleState
 from whimbrel.domain import Space, ViewKind
-from whimbrel.errors import Conflict, MoveNotFound, WhimbrelError
+from whimbrel.errors import Conflict, MoveNotFound, SpaceMismatch, WhimbrelError
 from whimbrel.ingest.chunk import Chunking, check_readable
 from whimbrel.models.embedders.base import Embedder
-from whimbrel.move.compatible import check_probed, check_spaces, probe
-from whimbrel.service.moves import Moves
+from whimbrel.move.compatible import check_probed, check_quality, check_spaces, probe
+from whimbrel.search.quality import JudgedHere, Quality, judged_here
+from whimbrel.service.moves import Moves, judged_folder
 
 
 class CompatibleSpaces(Moves):
@@ -25,16 +28,25 @@ class CompatibleSpaces(Moves):
     def _look_again(self, space_id: int) -> None:
         """What serves a space was decided anew: the next call follows it."""
 
-    def declare_compatible(self, collection: str, embedder: str) -> Compatible:
+    @abstractmethod
+    def _quality(self) -> Quality:
+        """What judges how well searches find."""
+
+    def declare_compatible(
+        self, collection: str, embedder: str, *, judged: str | Path | None = None, min_ndcg: float = 0.0
+    ) -> Compatible:
         """Let `embedder`, a `provider:model`, serve the space of a collection from now on, in every process and for
         every collection of that space: it embeds the queries and the new texts; the vectors of record stay.
 
         First its vectors of probe texts (chunks from all over, and recent questions) are compared with those of record.
         What was measured is kept with the decision. `withdraw_compatible` goes back, until `finalise_compatible`.
+        `judged`: a folder of judged queries in BEIR's layout, which are embedded by the model that serves now and by
+        the other, and searched for; with `min_ndcg`, the other must reach that nDCG@10 by hybrid search.
 
         Raises `SpaceMismatch` where what was measured is below what is wanted, or the vectors can never be compared;
-        `ConfigError` where the model reads less than the longest chunk may have; `Conflict` while another declaration
-        can be taken back, a move of the collection is under way, or it has too few chunks; and what the model raises.
+        `BadInput` and `PathNotFound` for what cannot be judged by; `ConfigError` where the model reads less than the
+        longest chunk may have; `Conflict` while another declaration can be taken back, a move of the collection is
+        under way, or it has too few chunks; and what the model raises.
         """
         row, space, spec, chunking = self._served(collection)
         model = self.embedder(embedder)
@@ -43,13 +55,16 @@ class CompatibleSpaces(Moves):
         if not cut.adopted:  # rows of another program are as long as they are; how many are too long is measured
             check_readable(cut, model.space)
         self._check_free(collection, row)
+        judgements = self._judgements(row, judged, min_ndcg)
         probed = asyncio.run(probe(self.catalog, row, model, self._own_model(space, spec)))
         check_probed(probed, embedder)
         assert row.view.space_id is not None
+        measured = probed.as_dict()
+        if judgements is not None:
+            measured["quality"] = asyncio.run(self._judged_models(row, judgements, model))
+            check_quality(measured["quality"], min_ndcg, embedder)
         with self.catalog.write() as connection:
-            found = compatible.declare(
-                connection, row.view.space_id, collection, embedder, model.space, probed.as_dict()
-            )
+            found = compatible.declare(connection, row.view.space_id, collection, embedder, model.space, measured)
         self._decided(row.view.space_id)
         return found
 
@@ -95,6 +110,21 @@ class CompatibleSpaces(Moves):
                 )
             space, spec = vectors.read_space(connection, store.view.space_id)
             return store, space, spec, collections.chunking_spec(connection, store.view.chunking_id)
+
+    def _judgements(self, row: ViewRow, judged: str | Path | None, min_ndcg: float) -> JudgedHere | None:
+        folder = judged_folder(judged, min_ndcg)
+        return judged_here(self.catalog, row.view.collection_id, folder) if folder is not None else None
+
+    async def _judged_models(self, row: ViewRow, judged: JudgedHere, model: Embedder) -> dict[str, Any]:
+        assert row.view.space_id is not None
+        try:
+            serving = await asyncio.to_thread(self.embedder_for, row.view.space_id)
+        except SpaceMismatch as error:
+            raise Conflict(
+                "Judged queries compare two models, and none serves the collection's vectors now. Nothing was changed.",
+                "Leave --eval out; `whimbrel eval` judges the collection afterwards.",
+            ) from error
+        return await self._quality().of_models(row, judged, serving, model)
 
     def _check_free(self, collection: str, row: ViewRow) -> None:
         assert row.view.space_id is not None

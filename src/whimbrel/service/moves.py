@@ -19,6 +19,8 @@ from whimbrel.config import mask_url
 from whimbrel.config.values import canonical_store, without_credentials
 from whimbrel.domain import Job, MoveState, Space, ViewState
 from whimbrel.errors import BadInput, ConfigError, Conflict, SpaceMismatch
+from whimbrel.guards.limits import parse_prices
+from whimbrel.guards.prices import Prices
 from whimbrel.ingest.chunk import Chunking, check_readable
 from whimbrel.models.embedders.base import Embedder
 from whimbrel.move.leftovers import Leftovers
@@ -31,7 +33,7 @@ from whimbrel.owner.lending import store_of
 from whimbrel.owner.succession import drop_later
 from whimbrel.search.quality import judged_here
 from whimbrel.service.content import Content
-from whimbrel.stores.base import Reach, Store
+from whimbrel.stores.base import Reach, Store, StoreInfo
 from whimbrel.stores.resolve import open_store, parse_uri, same_place
 
 _PAUSABLE = (MoveState.COPYING, MoveState.CATCHING_UP)
@@ -77,14 +79,16 @@ class Moves(Content):
         wish = self.wish(collection, to=to, embedder=embedder, chunking=chunking, rate=rate, auto_switch=auto_switch)
         request = self._with_judgements(wish.request, wish.collection.id, judged, min_ndcg)
         self._check_chunking(wish)
-        self.check_target(wish)
+        target = self.check_target(wish)
+        source = self._open(wish.store.view.uri, wish.store.view.name, wish.source_space, read_only=True).describe()
         with self.catalog.read() as connection:
-            plan = cheap(sizes.sizes(connection, wish.collection.id, wish.store.view.chunking_id), wish)
+            found = sizes.sizes(connection, wish.collection.id, wish.store.view.chunking_id)
+        plan = cheap(found, wish, source, target)
         with self.catalog.write() as connection:
-            found = collections.find(connection, collection)
+            row = collections.find(connection, collection)
             space_id = vectors.space_id(connection, wish.space, wish.request.embedder)
             chunking_id = collections.chunking_id(connection, wish.request.chunking)
-            move = moves.create(connection, found, request, space_id=space_id, chunking_id=chunking_id, plan=plan)
+            move = moves.create(connection, row, request, space_id=space_id, chunking_id=chunking_id, plan=plan)
             job = self._enqueue_move(connection, move, "build")
         self._wake()
         return move, job
@@ -109,6 +113,7 @@ class Moves(Content):
             wish,
             self._open_to_write,
             lambda: self._model(wish),
+            Prices(parse_prices(self.settings.guards.prices)),
             self.home,
             on_progress or (lambda what: None),
         )
@@ -172,8 +177,9 @@ class Moves(Content):
                 f"{error.message} Nothing was begun.", "Name a `--chunking` that the new model reads, in the same move."
             ) from error
 
-    def check_target(self, wish: Wish) -> None:
-        """Whether the target can be reached, and can hold vectors of that many dimensions."""
+    def check_target(self, wish: Wish) -> StoreInfo:
+        """Whether the target can be reached, and can hold vectors of that many dimensions. Returns what it says of
+        itself."""
         store = self._open(wish.request.uri, "whimbrel-probe", wish.space, read_only=True)
         info = store.describe()
         if info.max_dimensions is not None and wish.space.dimensions > info.max_dimensions:
@@ -191,6 +197,7 @@ class Moves(Content):
 
         if not info.single_process:  # which the owner may have open
             asyncio.run(reach())
+        return info
 
     async def drop_leftovers(self) -> None:
         """What plans that were killed have written beside their targets."""
@@ -319,15 +326,9 @@ class Moves(Content):
         self, request: Request, collection_id: int, judged: str | Path | None, min_ndcg: float
     ) -> Request:
         """Raises `PathNotFound` and `BadInput` for what cannot be judged by."""
-        if not 0 <= min_ndcg <= 1:
-            raise BadInput(f"nDCG@10 lies between 0 and 1; {min_ndcg:g} cannot be asked for. Nothing was begun.")
-        if judged is None and min_ndcg:
-            raise BadInput(
-                "A least nDCG@10 needs judged queries. Nothing was begun.", "Give their folder too: `--eval`."
-            )
-        if judged is None:
+        folder = judged_folder(judged, min_ndcg)
+        if folder is None:
             return request
-        folder = Path(judged).expanduser().absolute()
         judged_here(self.catalog, collection_id, folder)
         return replace(request, judged=str(folder), min_ndcg=min_ndcg)
 
@@ -420,3 +421,12 @@ class Moves(Content):
             connection, "move", collection_id=move.collection_id, collection=move.collection, args=wanted
         )
         return job
+
+
+def judged_folder(judged: str | Path | None, min_ndcg: float) -> Path | None:
+    """Of the judged queries that were asked for. Raises `BadInput`."""
+    if not 0 <= min_ndcg <= 1:
+        raise BadInput(f"nDCG@10 lies between 0 and 1; {min_ndcg:g} cannot be asked for. Nothing was begun.")
+    if judged is None and min_ndcg:
+        raise BadInput("A least nDCG@10 needs judged queries. Nothing was begun.", "Give their folder too: `--eval`.")
+    return Path(judged).expanduser().absolute() if judged is not None else None
