@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -147,7 +148,7 @@ def test_a_model_that_is_to_serve_the_vectors_that_there_are_is_judged(home: Whi
     assert kept.checks == declared.checks
     home.withdraw_compatible("default")
 
-    wrong = [f"q-{bird}\tdoc-{other}\t1" for bird, other in zip(BIRDS, BIRDS[1:], strict=False)]
+    wrong = [f"q-{bird}\tdoc-{other}\t1" for bird, other in pairwise(BIRDS)]
     (beir / "qrels.tsv").write_text("\n".join(["query-id\tcorpus-id\tscore", *wrong]))
     with pytest.raises(
         SpaceMismatch, match=r"by 9 judged queries its nDCG@10 is 0\.\d+ \(\S+ now\); at least 0\.9 was"
