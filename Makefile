@@ -12,8 +12,6 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; 
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
-# What is used is compiled when it is first imported. All of it is 300 MB of Python, and takes a third of the time.
-INSTALL := install --no-compile --require-hashes
 RUN := .venv/.installed
 DEV := .venv/.installed-dev
 # The Milvus server, for its tests: it exists for few platforms, and wants an environment of its own.
@@ -62,10 +60,10 @@ TORCH := .venv-torch
 test-torch: $(TORCH)/.installed ## Test the models that torch runs (sentence-transformers).
 	PYTHONPATH=src $(TORCH)/bin/python -m pytest tests/test_sentence_transformers.py
 
-$(TORCH)/.installed: requirements-dev.lock
+$(TORCH)/.installed: requirements-dev.lock $(RUN)
 	@echo "Installing torch and all the rest into $(TORCH) ..."
 	@test -x $(TORCH)/bin/python || $(PYTHON) -m venv $(TORCH)
-	@$(TORCH)/bin/python -m pip --disable-pip-version-check --quiet $(INSTALL) -r requirements-dev.lock
+	@tools/install.sh $(TORCH)/bin/python -r requirements-dev.lock
 	@sed -n '/^[a-z0-9]/s/ *\\$$//p' requirements-dev.lock > $(TORCH)/locked.txt
 	@$(TORCH)/bin/python -m pip --disable-pip-version-check --quiet install --constraint $(TORCH)/locked.txt \
 		'torch==2.13.0' 'sentence-transformers>=6.2,<7'
@@ -96,6 +94,7 @@ lock: ## For maintainers: resolve all lock files anew (needs uv; `UV=path`). Upg
 	$(LOCK) --extra all --group build pyproject.toml -o requirements.lock
 	$(LOCK) --extra all --group dev --group bench -c requirements.lock pyproject.toml -o requirements-dev.lock
 	echo milvus==2.3.5 | $(LOCK) - -o requirements-milvus.lock
+	echo uv | $(LOCK) - -o requirements-install.lock
 
 clean: ## Back to a bare checkout.
 	rm -rf .venv .venv-milvus $(TORCH) .demo site dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
@@ -105,21 +104,20 @@ $(RUN): requirements.lock pyproject.toml
 	@test -n "$(PYTHON)" || { echo "Whimbrel needs Python 3.11 or later; none was found. Name one: make PYTHON=/path/to/python3"; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
 		|| { echo "Whimbrel needs Python 3.11 or later; $(PYTHON) is $$($(PYTHON) --version 2>&1)."; exit 1; }
-	@echo "Installing what Whimbrel needs into .venv (a minute or two) ..."
+	@echo "Installing what Whimbrel needs into .venv (half a minute, or two) ..."
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	@$(PIP) $(INSTALL) -r requirements.lock
+	@tools/install.sh $(BIN)/python -r requirements.lock
 	@$(PIP) install --no-deps --no-build-isolation -e .
 	@touch $@
 
 $(DEV): $(RUN) requirements-dev.lock
 	@echo "Installing the tools of development ..."
-	@$(PIP) $(INSTALL) -r requirements-dev.lock
+	@tools/install.sh $(BIN)/python -r requirements-dev.lock
 	@touch $@
 
 $(MILVUS): requirements-milvus.lock $(RUN)
 	@echo "Installing the Milvus server that tests run against ..."
 	@test -x .venv-milvus/bin/python || $(BIN)/python -m venv .venv-milvus
-	@.venv-milvus/bin/python -m pip --disable-pip-version-check --quiet $(INSTALL) --only-binary :all: \
-		-r requirements-milvus.lock \
+	@tools/install.sh .venv-milvus/bin/python --only-binary :all: -r requirements-milvus.lock \
 		|| { rm -rf .venv-milvus; mkdir .venv-milvus; echo "It is not to be had here: the tests that need it are skipped."; }
 	@touch $@

@@ -360,10 +360,25 @@ def test_what_is_out_of_turn_is_refused(home: Whimbrel) -> None:
         home.abort_move(move)
 
 
-@pytest.mark.parametrize("at", ["copying", "paused", "ready", "rolled_back"])
-def test_an_abort_drops_what_the_move_made_and_nothing_else(home: Whimbrel, at: str) -> None:
-    source = live(home)["id"]
-    if at in ("copying", "paused"):
+@pytest.mark.parametrize("at", ["copying", "paused", "catching_up", "verifying", "failed", "ready", "rolled_back"])
+def test_an_abort_drops_what_the_move_made_and_nothing_else(
+    home: Whimbrel, at: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, go_on = live(home)["id"], threading.Event()
+    if at in ("catching_up", "verifying", "failed"):
+        held = (Follower, "_end_building") if at == "catching_up" else (Checker, "check")
+        plain = getattr(*held)
+
+        async def holding(self: Any, *args: Any, **more: Any) -> Any:
+            if at == "failed":
+                raise ViewDamaged("It cannot be read.", "")
+            await asyncio.to_thread(go_on.wait, DEADLINE_S)
+            return await plain(self, *args, **more)
+
+        monkeypatch.setattr(*held, holding)
+        home.start_move("default", to="lancedb:elsewhere")
+        until(lambda: home.move("default").state.value == at, f"it is {at}")
+    elif at in ("copying", "paused"):
         home.start_move("default", to="lancedb:elsewhere", rate=8)
         until(lambda: home.move("default").samples, "the copy has begun")
         if at == "paused":
@@ -373,6 +388,7 @@ def test_an_abort_drops_what_the_move_made_and_nothing_else(home: Whimbrel, at: 
         if at == "rolled_back":
             home.finish(home.rollback_move(switched(home, move)), timeout_s=DEADLINE_S)
     move = home.abort_move(home.move("default"))
+    go_on.set()
     assert move.state is MoveState.ABORTED
     (job,) = [job for job in home.jobs(active=True) if job.kind == "drop_view"]
     home.finish(home.start_view_job("drop_view", move.target_store, now=True), wait="end", timeout_s=DEADLINE_S)  # type: ignore[arg-type]

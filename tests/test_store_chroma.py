@@ -13,7 +13,7 @@ import sys
 import textwrap
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, closing
+from contextlib import asynccontextmanager, closing, suppress
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -27,11 +27,13 @@ from hypothesis import strategies as st
 
 from chroma_server import ChromaServer
 from filter_strategies import filters, metadatas
+from small_disk import small_disk
 from whimbrel.domain import Matches, Position, Space
 from whimbrel.errors import (
     BadInput,
     ConfigError,
     Conflict,
+    DiskFull,
     Forbidden,
     HomeError,
     SpaceMismatch,
@@ -45,7 +47,7 @@ from whimbrel.errors import (
 from whimbrel.filters import Compare, Filter, Op, flatten, matches, parse
 from whimbrel.stores import chroma
 from whimbrel.stores.base import DENSE, Reach, Records
-from whimbrel.stores.chroma import ChromaStore, embedded
+from whimbrel.stores.chroma import ChromaStore, embedded, folder
 from whimbrel.stores.chroma.uri import parse_server
 
 pytest.importorskip("chromadb")
@@ -898,3 +900,41 @@ def test_a_uri_names_a_server() -> None:
 def test_a_uri_that_names_no_server_is_refused(uri: str) -> None:
     with pytest.raises(ConfigError):
         parse_server(uri, {})
+
+
+# --- a full disk -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("room", [0, folder.ROOM], ids=["met by chromadb", "seen before"])
+async def test_a_full_disk_is_said_and_passes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, room: int) -> None:
+    """chromadb leaves a transaction open where it cannot be written; its next write waited for that for ever, and with
+    Python's lock in its hand, so that the whole process stood still. Searches go on."""
+    monkeypatch.setattr(folder, "ROOM", room)
+    with small_disk(tmp_path / "disk", 16) as disk:
+        store = opened(f"chroma:{disk}/chroma")
+        await store.create()
+        await store.upsert(records([{"n": 1}] * 50))
+        full = disk / "full"
+        for round_ in range(1, 4):
+            with full.open("wb", buffering=0) as file, suppress(OSError):
+                file.write(bytes(shutil.disk_usage(disk).free))
+                file.write(b"1")
+            for first in (1_000 * round_, 0)[: 2 if room else 1]:
+                with pytest.raises(DiskFull, match="No space left for the Chroma folder"):
+                    await store.upsert(records([{"n": 2}] * 200, first=first))
+            assert len((await store.search(unit_vectors(1)[0], 10)).ids) == 10
+            full.unlink()
+            await store.upsert(records([{"n": 2}] * 200, first=1_000 * round_))
+            await store.delete([f"{1_000 * round_ + 1:06d}"])
+            assert await store.count() == 50 + 199 * round_
+        await store.close()
+
+
+def test_whatever_chromadb_says_where_there_is_no_room_it_is_that(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A search makes it write, too, and what it says then read as damage: the view was built anew."""
+    monkeypatch.setattr(folder, "ROOM", 2**62)
+    for error in (ValueError("Could not connect to tenant default_tenant."), sqlite3.OperationalError("anything")):
+        with pytest.raises(DiskFull), folder.chroma_errors(tmp_path):
+            raise error

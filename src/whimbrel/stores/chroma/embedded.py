@@ -89,7 +89,7 @@ class EmbeddedBackend(Backend):
                     )
                 )
 
-        return await self._do(create)
+        return await self._do(create, writes=True)
 
     async def describe(self, collection: Collection, metadata: Mapping[str, Any]) -> None:
         folder = await self._opened()
@@ -100,7 +100,7 @@ class EmbeddedBackend(Backend):
                 handle.modify(metadata=dict(metadata))
                 folder.collections[collection.id] = replace(collection, metadata=dict(metadata))
 
-        await self._in(collection, describe)
+        await self._in(collection, describe, writes=True)
 
     async def drop(self, collection: Collection) -> None:
         folder = await self._opened()
@@ -114,7 +114,7 @@ class EmbeddedBackend(Backend):
             if index is not None:
                 shutil.rmtree(index, ignore_errors=True)  # Chroma leaves it behind, with the vectors in it
 
-        await self._do(drop)
+        await self._do(drop, writes=True)
 
     async def count(self, collection: Collection) -> int:
         return await self._in(collection, lambda handle: int(handle.count()))
@@ -134,10 +134,11 @@ class EmbeddedBackend(Backend):
             lambda handle: handle.upsert(
                 ids=list(ids), embeddings=vectors, documents=list(texts), metadatas=list(metadata)
             ),
+            writes=True,
         )
 
     async def delete(self, collection: Collection, ids: Sequence[str]) -> None:
-        await self._in(collection, lambda handle: handle.delete(ids=list(ids)))
+        await self._in(collection, lambda handle: handle.delete(ids=list(ids)), writes=True)
 
     async def get(
         self,
@@ -188,14 +189,17 @@ class EmbeddedBackend(Backend):
 
     # --- inside ------------------------------------------------------------------------------------------------------
 
-    async def _in(self, collection: Collection, work: Callable[[Any], T]) -> T:
+    async def _in(self, collection: Collection, work: Callable[[Any], T], *, writes: bool = False) -> T:
         folder = await self._opened()
-        return await self._do(lambda client: work(folder.handle(client, collection)))
+        return await self._do(lambda client: work(folder.handle(client, collection)), writes=writes)
 
-    async def _do(self, work: Callable[[Any], T]) -> T:
+    async def _do(self, work: Callable[[Any], T], *, writes: bool = False) -> T:
         folder = await self._opened()
 
         def call() -> T:
+            if writes:
+                with folder.write() as client:
+                    return work(client)
             with folder.use() as client, chroma_errors(folder.path):
                 return work(client)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -32,6 +33,8 @@ from whimbrel.stores.folders import BESIDE, Kind, OpenFolder, gone
 DATABASE = "chroma.sqlite3"
 LOCK = "whimbrel.lock"
 VACUUM_S = 600.0
+ROOM = 4 << 20
+"""Bytes that must be free on its disk for a write."""
 _SCHEMA = {"embeddings_queue": 2, "metadb": 6, "sysdb": 10}
 """Of chromadb 1.5.9."""
 _KIND = Kind("Chroma folder", "Chroma", "chroma")
@@ -46,6 +49,9 @@ class Folder(OpenFolder):
     collections: dict[str, Collection] = field(default_factory=dict)
     """As they are, by id: this process alone changes them, within `describing`."""
     describing: threading.Lock = field(default_factory=threading.Lock)
+    writing: threading.Lock = field(default_factory=threading.Lock)
+    soiled: bool = False
+    """A write has failed, within `writing`."""
     users: int = 0
     changed: threading.Condition = field(default_factory=threading.Condition)
 
@@ -60,8 +66,7 @@ class Folder(OpenFolder):
 
     def _close(self) -> None:
         with self._alone():
-            if self.client is not None:
-                self.client.close()
+            self._forget_client()
         self.lock.close()
 
     @contextmanager
@@ -78,6 +83,36 @@ class Folder(OpenFolder):
                 self.users -= 1
                 self.changed.notify_all()
 
+    @contextmanager
+    def write(self) -> Iterator[Any]:
+        """As `use`, one at a time. Raises `DiskFull` before chromadb comes to it.
+
+        After a write that failed, chromadb may have a transaction open, for whose end its next write would wait in vain
+        without giving up Python's lock: the whole process would stand still. So that one goes through another client;
+        reads go on through the old one, since none can be opened where there is no room.
+        """
+        with self.writing:
+            if _no_room(self.path):
+                raise _KIND.full(self.path)
+            if self.soiled:
+                with self._alone():
+                    self._forget_client()
+                self.soiled = False
+            try:
+                with self.use() as client, chroma_errors(self.path):
+                    yield client
+            except WhimbrelError:
+                self.soiled = True
+                raise
+
+    def _forget_client(self) -> None:
+        """The next use opens another."""
+        client, self.client = self.client, None
+        self.handles.clear()
+        self.collections.clear()
+        if client is not None:
+            client.close()
+
     def handle(self, client: Any, collection: Collection) -> Any:
         found = self.handles.get(collection.id)
         if found is None:
@@ -90,11 +125,7 @@ class Folder(OpenFolder):
     def vacuum(self) -> None:
         _import_chromadb()
         with self._alone():
-            if self.client is not None:
-                self.client.close()
-                self.client = None
-            self.handles.clear()
-            self.collections.clear()
+            self._forget_client()
             code = "import sys; from chromadb.cli.cli import app; sys.exit(app())"
             command = [sys.executable, "-c", code, "vacuum", "--path", str(self.path), "--force"]
             try:
@@ -143,7 +174,13 @@ def _open_client(path: Path) -> Any:
     chromadb = _import_chromadb()
     with chroma_errors(path):
         _check_version(path, chromadb)
-        return chromadb.PersistentClient(str(path), settings=_settings(chromadb))
+        try:
+            return chromadb.PersistentClient(str(path), settings=_settings(chromadb))
+        except AttributeError as error:  # it stumbles over itself where it cannot begin
+            first: BaseException = error
+            while first.__context__ is not None:
+                first = first.__context__
+            raise _translate(path, str(first), type(first).__name__) from None
 
 
 def _settings(chromadb: Any) -> Any:
@@ -213,13 +250,18 @@ def chroma_errors(path: Path) -> Iterator[None]:
         raise ViewDamaged(f"Chroma broke on the folder {path}.", REBUILD) from error
 
 
+def _no_room(path: Path) -> bool:
+    return path.exists() and shutil.disk_usage(path).free < ROOM
+
+
 def _translate(path: Path, said: str, kind: str = "") -> Exception:
     lower = said.lower()
     if "error finding id" in lower:
         return UnknownId()
     if "batch size" in lower:
         return Refused(f"Chroma takes no batch as large as this one in {path}")
-    if "disk is full" in lower or "no space left" in lower or "code: 13)" in lower:
+    # Without room chromadb cannot even read what was written last, and says many things, but seldom why.
+    if "disk is full" in lower or "no space left" in lower or "code: 13)" in lower or _no_room(path):
         return _KIND.full(path)
     if any(sign in lower for sign in ("readonly", "unable to open database", "permission denied", "os error 30")):
         return HomeError(f"The Chroma folder {path} cannot be written.", "Check its owner and permissions.")
