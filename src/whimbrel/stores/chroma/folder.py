@@ -176,11 +176,8 @@ def _open_client(path: Path) -> Any:
         _check_version(path, chromadb)
         try:
             return chromadb.PersistentClient(str(path), settings=_settings(chromadb))
-        except AttributeError as error:  # it stumbles over itself where it cannot begin
-            first: BaseException = error
-            while first.__context__ is not None:
-                first = first.__context__
-            raise _translate(path, str(first), type(first).__name__) from None
+        except AttributeError:  # of what the last opening, that failed, has left behind; it is thrown away by that
+            return chromadb.PersistentClient(str(path), settings=_settings(chromadb))
 
 
 def _settings(chromadb: Any) -> Any:
