@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import asyncio
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -237,3 +238,57 @@ def test_a_model_that_there_is_not_is_named_and_the_owner_lives(tmp_path: Path) 
     with Whimbrel(home=tmp_path / "home") as mended:
         assert mended.add([{"id": "1", "text": "A text."}])["added"] == 1
         assert mended.search("text").degraded == []
+
+
+@pytest.fixture
+def slow(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> Toy:
+    """A model that is asked again before it has answered."""
+    embed = toy.embed
+
+    async def slowly(texts: Sequence[str], kind: EmbedKind) -> npt.NDArray[np.float32]:
+        await asyncio.sleep(0.3 if kind is EmbedKind.DOCUMENT else 0.0)
+        return await embed(texts, kind)
+
+    monkeypatch.setattr(toy, "embed", slowly)
+    return toy
+
+
+def test_a_text_of_two_collections_is_paid_for_once(home: Whimbrel, slow: Toy) -> None:
+    """Also where it came to both of them at once."""
+    texts = [{"id": str(number), "text": f"A curlew, number {number}."} for number in range(20)]
+    for name in ("one", "two"):
+        home.create_collection(name)
+    jobs = [home.start_add(texts, name) for name in ("one", "two", "one")]
+    for job in jobs:
+        home.finish(job, wait="all")
+    assert sorted(slow.given) == sorted(one["text"] for one in texts)
+    for name in ("one", "two"):
+        verified(home, name)
+
+
+def test_a_text_that_is_one_chunk_in_either_chunking_is_paid_for_once(home: Whimbrel, slow: Toy) -> None:
+    """While a move to another chunking is under way each new text comes to two stages of its space."""
+    home.add([{"id": "old", "text": "An old curlew."}])
+    move, job = home.start_move("default", chunking="tokens=64,overlap=0")
+    home.finish(job)
+    for number in range(5):
+        home.add([{"id": str(number), "text": f"A new curlew, number {number}."}])
+    home.finish(home.switch_move(move))
+    assert len(slow.given) == len(set(slow.given)) == 6
+    verified(home, "default")
+
+
+def test_who_waited_for_a_text_that_another_gave_up_embeds_it(home: Whimbrel, slow: Toy) -> None:
+    """Its collection was deleted, or its model was out for a moment."""
+    for name in ("one", "two"):
+        home.create_collection(name)
+    slow.out = "the model answers 529 overloaded"
+    jobs = [home.start_add([{"id": "1", "text": "The same curlew."}], name) for name in ("one", "two")]
+    for job in jobs:
+        home.finish(job, wait="job")
+    until(lambda: all("overloaded" in store(home, name)["error"] for name in ("one", "two")), "both say so")
+    slow.out = ""
+    for name in ("one", "two"):
+        until(lambda name=name: store(home, name)["lag"] == 0, "the vector view")  # type: ignore[misc]
+        verified(home, name)
+    assert slow.given == ["The same curlew."]

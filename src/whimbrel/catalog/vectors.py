@@ -87,7 +87,7 @@ def put(
     """Store vectors, float32[len(text_ids), d], and refusals by text id. A text that has one already keeps it."""
     refused = refused or {}
     lock_texts(connection, alone=False)
-    wanted = _without_vector(connection, space, [*text_ids, *refused])
+    wanted = without_vector(connection, space, [*text_ids, *refused])
     packed = np.ascontiguousarray(vectors, dtype="<f4")
     rows = [
         {"space_id": space, "text_id": text, "data": packed[index].tobytes(), "reason": ""}
@@ -107,7 +107,7 @@ def put(
     bulk.insert(connection, t.vectors, rows)
 
 
-def _without_vector(connection: Connection, space: int, text_ids: Sequence[int]) -> set[int]:
+def without_vector(connection: Connection, space: int, text_ids: Sequence[int]) -> set[int]:
     """Those that are still known (an erasure may have removed one while it was being embedded) and have none yet."""
     open_texts: set[int] = set()
     for batch in batched(text_ids, 5_000):

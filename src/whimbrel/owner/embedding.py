@@ -12,7 +12,7 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +22,7 @@ from whimbrel.catalog.engine import Catalog
 from whimbrel.domain import EmbedKind, Space
 from whimbrel.errors import TextRefused
 from whimbrel.models.embedders.base import Embedder
+from whimbrel.owner.under_way import Made, UnderWay
 
 WINDOW = 512
 """Changes that are looked at together."""
@@ -32,6 +33,8 @@ AHEAD = 2
 
 Computed = tuple[npt.NDArray[np.float32], dict[int, str]]
 """Vectors of the accepted texts, in order; and the reasons of the refused ones, by index."""
+_Work = asyncio.Task[dict[int, Made]]
+"""What was made of a batch, by text; nothing of what has been stored meanwhile."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +43,8 @@ class _Batch:
     texts: Sequence[str]
     end: int
     """The position of the log that is reached with it; 0 where there is none."""
+    claimed: list[int] = field(default_factory=list)
+    """Texts that this stage has under way."""
 
 
 class EmbeddingStage:
@@ -54,9 +59,10 @@ class EmbeddingStage:
         after: int,
         fence: int,
         batch: int = 128,
+        under_way: UnderWay | None = None,
         on_progress: Callable[[], None] = lambda: None,
     ) -> None:
-        """`on_progress` is called each time `upto` has grown."""
+        """`under_way`: shared by the stages of the space. `on_progress` is called each time `upto` has grown."""
         self._catalog = catalog
         self._embedder = embedder
         self._collection_id = collection_id
@@ -64,6 +70,7 @@ class EmbeddingStage:
         self._space_id = space_id
         self._fence = fence
         self._batch = batch
+        self._under_way = under_way or UnderWay()
         self._on_progress = on_progress
         self.upto = after
         """Every change at or below this position has its vector of record, or a refusal."""
@@ -129,13 +136,13 @@ class EmbeddingStage:
 
     async def _stream(self, batches: AsyncGenerator[_Batch, None]) -> bool:
         """Embed batches, several at a time, and store them in order. False when there was none."""
-        waiting: deque[tuple[_Batch, asyncio.Task[Computed]]] = deque()
+        waiting: deque[tuple[_Batch, _Work]] = deque()
         any_came = False
         try:
             async with aclosing(batches):
                 async for batch in batches:
                     any_came = True
-                    waiting.append((batch, asyncio.create_task(self._embed(batch.texts))))
+                    waiting.append((batch, asyncio.create_task(self._make(batch))))
                     if len(waiting) > AHEAD:
                         await self._finish(*waiting.popleft())
                 while waiting:
@@ -144,16 +151,23 @@ class EmbeddingStage:
             for _, work in waiting:
                 work.cancel()
             await asyncio.gather(*(work for _, work in waiting), return_exceptions=True)
+            for batch, _ in waiting:
+                self._under_way.release(batch.claimed)
         return any_came
 
-    async def _finish(self, batch: _Batch, work: asyncio.Task[Computed]) -> None:
-        computed, refused = await work
-        ids = batch.text_ids
-        kept = [text_id for index, text_id in enumerate(ids) if index not in refused]
-        if ids:
-            reasons = {ids[index]: reason for index, reason in refused.items()}
-            await asyncio.to_thread(self._put, kept, computed, reasons)
-        self.embedded += len(kept)
+    async def _finish(self, batch: _Batch, work: _Work) -> None:
+        try:
+            made = await work
+            kept = {text: one for text, one in made.items() if not isinstance(one, str)}
+            if made:
+                refused = {text: one for text, one in made.items() if isinstance(one, str)}
+                computed = np.stack(list(kept.values())) if kept else self._none()
+                await asyncio.to_thread(self._put, list(kept), computed, refused)
+        finally:
+            work.cancel()  # where this was cancelled: what it has claimed is known only when it has ended
+            await asyncio.gather(work, return_exceptions=True)
+            self._under_way.release(batch.claimed)
+        self.embedded += len(kept.keys() & set(batch.claimed))
         if batch.end > self.upto:
             self.upto = batch.end
             self._on_progress()
@@ -161,6 +175,35 @@ class EmbeddingStage:
     def _put(self, ids: Sequence[int], computed: npt.NDArray[np.float32], refused: Mapping[int, str]) -> None:
         with self._catalog.write(fence=self._fence) as connection:
             vectors.put(connection, self._space_id, ids, computed, refused)
+
+    async def _make(self, batch: _Batch) -> dict[int, Made]:
+        """Give the model what nobody has given it, and wait for the rest."""
+        made: dict[int, Made] = {}
+        left = dict(zip(batch.text_ids, batch.texts, strict=True))
+        while left:
+            mine, theirs = self._under_way.claim(left)
+            batch.claimed.extend(mine)
+            if mine:
+                # Whoever had claimed one before may have stored it since the catalog was asked.
+                still = await asyncio.to_thread(self._lacking, mine)
+                mine = [text for text in mine if text in still]
+                new = await self._made([(text, left[text]) for text in mine])
+                self._under_way.tell(new)
+                made |= new
+            for text, future in theirs.items():
+                if (one := await future) is not None:
+                    made[text] = one
+            left = {text: left[text] for text in theirs if text not in made}
+        return made
+
+    def _lacking(self, text_ids: Sequence[int]) -> set[int]:
+        with self._catalog.read() as connection:
+            return vectors.without_vector(connection, self._space_id, text_ids)
+
+    async def _made(self, texts: Sequence[tuple[int, str]]) -> dict[int, Made]:
+        computed, refused = await self._embed([text for _, text in texts])
+        accepted = iter(computed)
+        return {id_: refused[index] if index in refused else next(accepted) for index, (id_, _) in enumerate(texts)}
 
     async def _embed(self, texts: Sequence[str]) -> Computed:
         if not texts:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import defaultdict
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
@@ -14,6 +15,7 @@ from whimbrel.errors import Fenced
 from whimbrel.owner.embedding import EmbeddingStage
 from whimbrel.owner.events import comes
 from whimbrel.owner.parts import Parts, logged, said
+from whimbrel.owner.under_way import UnderWay
 
 logger = logging.getLogger("whimbrel.owner")
 
@@ -44,6 +46,8 @@ class Stages:
         self._on_fenced = on_fenced
         self._running: dict[tuple[int, int, int], _Running] = {}
         """By collection, chunking and space."""
+        self._under_way: defaultdict[int, UnderWay] = defaultdict(UnderWay)
+        """By space."""
         self._staging = asyncio.Lock()
 
     @property
@@ -89,6 +93,7 @@ class Stages:
                 after=await asyncio.to_thread(self._lowest, collection.id, row),
                 fence=self._fence,
                 batch=self._parts.batch,
+                under_way=self._under_way[space],
                 on_progress=lambda: self._on_progress(collection.id),
             )
             wake = asyncio.Event()
