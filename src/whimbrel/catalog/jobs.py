@@ -9,7 +9,19 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, and_, bindparam, delete, exists, func, or_, select, update
+from sqlalchemy import (
+    BindParameter,
+    ColumnElement,
+    Connection,
+    and_,
+    bindparam,
+    delete,
+    exists,
+    func,
+    or_,
+    select,
+    update,
+)
 
 from whimbrel.catalog import tables as t
 from whimbrel.catalog.engine import AnyRow, now, take_keys
@@ -128,7 +140,7 @@ def listing(connection: Connection, *, active: bool = False, limit: int = 100) -
 
 def due(connection: Connection, kinds: Sequence[str], host: str) -> bool:
     """Whether `claim` would find something. Reads only."""
-    return connection.execute(_due(kinds, host)).first() is not None
+    return connection.execute(_DUE, _asked(kinds, host)).first() is not None
 
 
 def claim(
@@ -138,50 +150,55 @@ def claim(
 
     One at a time: two calls at once may each take a job where one was to wait for the other.
     """
-    query = _due(kinds, host)
+    query = _DUE.with_for_update(skip_locked=True)
     if job_id is not None:
         query = query.where(t.jobs.c.id == job_id)
-    row = connection.execute(query.with_for_update(skip_locked=True)).first()
+    row = connection.execute(query, _asked(kinds, host)).first()
     if row is None:
         return None
     _set(connection, row.id, state=JobState.RUNNING, attempts=row.attempts + 1)
     return get(connection, row.id), dict(row.cursor)
 
 
-def _due(kinds: Sequence[str], host: str) -> Any:
-    columns = t.jobs.c
-    return (
-        select(t.jobs)
-        .where(
-            columns.state.in_((JobState.QUEUED, JobState.WAITING)),
-            columns.not_before <= now(),
-            columns.kind.in_(kinds),
-            columns.host.in_(("", host)),
-            ~_must_wait(host),
-        )
-        .order_by(columns.created_at, columns.id)
-        .limit(1)
-    )
+def _asked(kinds: Sequence[str], host: str) -> dict[str, Any]:
+    return {"at": now(), "kinds": list(kinds), "hosts": ["", host]}
 
 
-def _must_wait(host: str) -> ColumnElement[bool]:
+def _must_wait() -> ColumnElement[bool]:
     """A collection's documents are read in the order in which that was asked for: `add` jobs one after another, and
     `ingest` jobs. The two may go side by side, since they are about other documents; unless an `ingest` gives its file
     an id of the user's, which an `add` may have too. An `import` is about any: nothing goes beside it.
     """
     job, other = t.jobs.c, t.jobs.alias("other")
     before = or_(other.c.created_at < job.created_at, and_(other.c.created_at == job.created_at, other.c.id < job.id))
-    queued = and_(other.c.state.in_((JobState.QUEUED, JobState.WAITING)), other.c.not_before <= now(), before)
+    queued = and_(other.c.state.in_((JobState.QUEUED, JobState.WAITING)), other.c.not_before <= _AT, before)
     named = or_(other.c.args["id"].as_string().is_not(None), job.args["id"].as_string().is_not(None))
     return exists().where(
         job.kind.in_(READING),
         other.c.kind.in_(READING),
         other.c.collection_id == job.collection_id,
         other.c.id != job.id,
-        other.c.host.in_(("", host)),
+        other.c.host.in_(_HOSTS),
         or_(other.c.state == JobState.RUNNING, queued),
         or_(other.c.kind == job.kind, named, other.c.kind == "import", job.kind == "import"),
     )
+
+
+# Made once: an owner asks this all the time, and to put it together takes SQLAlchemy longer than SQLite to answer it.
+_AT: BindParameter[Any] = bindparam("at")
+_HOSTS: BindParameter[Any] = bindparam("hosts", expanding=True)
+_DUE = (
+    select(t.jobs)
+    .where(
+        t.jobs.c.state.in_((JobState.QUEUED, JobState.WAITING)),
+        t.jobs.c.not_before <= _AT,
+        t.jobs.c.kind.in_(bindparam("kinds", expanding=True)),
+        t.jobs.c.host.in_(_HOSTS),
+        ~_must_wait(),
+    )
+    .order_by(t.jobs.c.created_at, t.jobs.c.id)
+    .limit(1)
+)
 
 
 def reclaim(connection: Connection, *, host: str | None = None, besides: Collection[str] = ()) -> list[Job]:
