@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 import threading
@@ -13,6 +14,7 @@ import pytest
 
 from chroma_server import ChromaServer
 from running import DEADLINE_S, Toy, files, found, until, verified
+from small_disk import small_disk
 from whimbrel.app import Whimbrel
 from whimbrel.domain import SearchResult, ViewKind
 from whimbrel.models.embedders import resolve
@@ -68,6 +70,32 @@ def test_other_processes_ask_the_owner_of_a_folder(tmp_path: Path, monkeypatch: 
     for asked in (beside, alone):
         assert asked.returncode == 0, asked.stderr
         assert asked.stdout.count('"chunk_id"') == 5
+
+
+def test_while_its_disk_is_full_a_folder_is_searched_by_all(tmp_path: Path) -> None:
+    """The owner let go of it when it could not write, and chromadb opens none where there is no room."""
+    home = tmp_path / "home"
+    home.mkdir(mode=0o700)
+    with small_disk(home / "chroma", 16) as disk, opened(home, "chroma:") as owner, opened(home, "chroma:") as other:
+        owner.add([{"id": str(n), "text": f"Notes on birds, number {n}."} for n in range(10)])
+        assert owner.own()
+        assert len(other.search("birds", mode="dense").hits) == 10
+        full = disk / "full"
+        full.write_bytes(bytes(shutil.disk_usage(disk).free - 100_000))
+        owner.start_add([{"id": "late", "text": "A late note."}])
+        until(lambda: any("No space left" in row.view.error for row in owner.views()), "the view says so")
+        for whimbrel in (owner, other):
+            found = whimbrel.search("birds", mode="dense")
+            assert len(found.hits) == 10
+            assert all("1 changes behind" in said for said in found.degraded)
+        full.unlink()
+        until(lambda: found_by(other, "late note") == "text:late", "it goes on")
+        assert all(not row.view.error for row in owner.views())
+        verified(owner, "default")
+
+
+def found_by(whimbrel: Whimbrel, words: str) -> str:
+    return whimbrel.search(words, mode="dense").hits[0].uri
 
 
 def test_real_vectors_are_verified_within_the_rounding_of_chroma(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from whimbrel.catalog.moves import Move
 from whimbrel.domain import ViewKind, ViewState
 from whimbrel.errors import (
     ConfigError,
+    DiskFull,
     Fenced,
     MissingExtra,
     ModelError,
@@ -69,6 +70,8 @@ class Views:
         self._languages = LanguageWatch(parts.catalog)
         self._heads: dict[int, int] = {}
         self._leaving: dict[asyncio.Task[None], Follower] = {}
+        self._standing: dict[int, Target] = {}
+        """Of views that stand still as their disk is full: they are searched."""
         """Views that are let go, and are being closed."""
         self._settled: set[int] = set()
         """Views that have been tidied up since they were last written to."""
@@ -93,6 +96,8 @@ class Views:
         await self._lender.close()
         for follower in (*self.followers.values(), *self._leaving.values()):
             await follower.target.close()
+        for target in self._standing.values():
+            await target.close()
         for store in self._frozen.values():
             await store.close()
 
@@ -239,6 +244,7 @@ class Views:
                 follower.rows_per_s = self._moving[row.id].request.rate if row.id in self._moving else 0.0
                 await follower.open()
                 self.followers[row.id] = follower
+                await self._close_standing(row.id)
                 if isinstance(target, StoreTarget) and target.store.describe().single_process:
                     await self._lender.listen()
                 patience = 0.5
@@ -255,7 +261,7 @@ class Views:
             except Exception as error:  # also a defect, of ours or of a library: the view says so and tries again
                 reason = said(error)
                 logger.warning("view %s stands still: %s", row.id, logged(error))
-                await self._forget(row.id, target)
+                await self._set_aside(row.id, target, readable=isinstance(error, DiskFull))
                 found = await asyncio.to_thread(self._view_row, row.id)
                 if found is None:
                     return
@@ -371,6 +377,7 @@ class Views:
             await asyncio.gather(task, return_exceptions=True)
         follower = self.followers.pop(view, None)
         self._settled.discard(view)
+        await self._close_standing(view)
         if follower is not None:
             closing = asyncio.create_task(follower.close(), name=f"close-{view}")
             self._leaving[closing] = follower
@@ -379,14 +386,33 @@ class Views:
 
     def _store_of(self, view: int) -> Store | None:
         follower = self.followers.get(view)
-        target = follower.target if follower is not None else None
+        target = follower.target if follower is not None else self._standing.get(view)
         return target.store if isinstance(target, StoreTarget) else self._frozen.get(view)
 
     async def _forget(self, view: int, target: Target | None) -> None:
+        await self._close_standing(view)
         self.followers.pop(view, None)
         self._settled.discard(view)
         if target is not None:
             await target.close()
+
+    async def _set_aside(self, view: int, target: Target | None, *, readable: bool) -> None:
+        """Of a view that stands still, until it is opened anew. `readable`: only writing to it failed, and where its
+        disk is full some databases cannot be opened again; so what was open is searched meanwhile."""
+        was_open = view in self.followers
+        if readable and was_open and target is not None:
+            self.followers.pop(view)
+            self._settled.discard(view)
+            self._standing[view] = target
+        elif readable and target is not None:  # it was not even opened: what stood aside before goes on doing so
+            await target.close()
+        else:
+            await self._forget(view, target)
+
+    async def _close_standing(self, view: int) -> None:
+        standing = self._standing.pop(view, None)
+        if standing is not None:
+            await standing.close()
 
     async def _note_error(self, view: int, what: str) -> None:
         def work() -> None:
