@@ -68,8 +68,8 @@ class Figures:
     """Searches of vectors alone while the database was away."""
     slowest_s: float = 0.0
     given_back: int = 0
-    """Rows that a Milvus server had again, or still, although they had been deleted: each was found by a comparison, and
-    its view built anew."""
+    """Rows that a Milvus server had again, or still, although they had been deleted: each was found by a comparison,
+    and its view built anew."""
     paid_again: int = 0
     rebuilt: Counter[str] = field(default_factory=Counter)
     """Views that were found damaged, and why."""
