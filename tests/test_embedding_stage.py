@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -289,6 +290,28 @@ def test_who_waited_for_a_text_that_another_gave_up_embeds_it(home: Whimbrel, sl
     until(lambda: all("overloaded" in store(home, name)["error"] for name in ("one", "two")), "both say so")
     slow.out = ""
     for name in ("one", "two"):
-        until(lambda name=name: store(home, name)["lag"] == 0, "the vector view")  # type: ignore[misc]
+        caught_up(home, name)
         verified(home, name)
+    assert slow.given == ["The same curlew."]
+
+
+def test_who_waits_for_a_text_of_another_and_goes_takes_nothing_from_it(
+    home: Whimbrel, slow: Toy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A collection is deleted while it waits for what another has given to the model."""
+    asked, embed = threading.Event(), slow.embed
+
+    async def noted(texts: Sequence[str], kind: EmbedKind) -> npt.NDArray[np.float32]:
+        asked.set()
+        return await embed(texts, kind)
+
+    monkeypatch.setattr(slow, "embed", noted)
+    for name in ("one", "two"):
+        home.create_collection(name)
+    first = home.start_add([{"id": "1", "text": "The same curlew."}], "one")
+    home.finish(home.start_add([{"id": "1", "text": "The same curlew."}], "two"), wait="job")
+    assert asked.wait(DEADLINE_S)
+    home.delete_collection("two")
+    home.finish(first, wait="all")
+    verified(home, "one")
     assert slow.given == ["The same curlew."]

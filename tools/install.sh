@@ -12,7 +12,7 @@ pip() { "$python" -m pip --disable-pip-version-check --quiet "$@"; }
 own=.venv/bin/python
 [ -x .venv/bin/uv ] || $own -m pip --disable-pip-version-check --quiet install --only-binary :all: --require-hashes \
     -r requirements-install.lock 2>/dev/null
-if [ -x .venv/bin/uv ]; then
+if [ -x .venv/bin/uv ] && [ -z "${PIP_NO_INDEX:-}$(pip config get install.index-url 2>/dev/null)" ]; then
     index=${PIP_INDEX_URL:-$(pip config get global.index-url 2>/dev/null)}
     UV_DEFAULT_INDEX=${UV_DEFAULT_INDEX:-$index} \
         .venv/bin/uv pip install --no-config --quiet --python "$python" --require-hashes "$@" 2>.venv/uv.log && exit 0

@@ -86,7 +86,11 @@ def put(
 ) -> None:
     """Store vectors, float32[len(text_ids), d], and refusals by text id. A text that has one already keeps it."""
     refused = refused or {}
+    if not text_ids and not refused:
+        return
     lock_texts(connection, alone=False)
+    # Before it is asked which are wanted: two that store the same texts take turns here; the second sees the first's.
+    first = take_keys(connection, "vectors", len(text_ids) + len(refused))
     wanted = without_vector(connection, space, [*text_ids, *refused])
     packed = np.ascontiguousarray(vectors, dtype="<f4")
     rows = [
@@ -101,7 +105,6 @@ def put(
     ]
     if not rows:
         return
-    first = take_keys(connection, "vectors", len(rows))
     for key, row in enumerate(rows, first):
         row["id"] = key
     bulk.insert(connection, t.vectors, rows)

@@ -127,14 +127,14 @@ class Plan:
         return {**found, "stopped": self.stopped}
 
 
-def cheap(found: Sizes, wish: Wish, source: StoreInfo, target: StoreInfo) -> dict[str, Any]:
-    """What the row of a move keeps of its plan: counted, not measured."""
+def cheap(found: Sizes, wish: Wish, source: StoreInfo | None, target: StoreInfo) -> dict[str, Any]:
+    """What the row of a move keeps of its plan: counted, not measured. `source`: None where it cannot be asked."""
     vectors = found.chunks * wish.space.dimensions * VECTOR_BYTES
     return {
         "rows": found.chunks,
         "documents": found.documents,
         "bytes": {"vectors": vectors, "text_chars": found.chunk_chars},
-        "losses": [asdict(one) for one in losses.of_store(wish, source, target)],
+        "losses": [asdict(one) for one in losses.of_store(wish, source, target)] if source is not None else None,
     }
 
 

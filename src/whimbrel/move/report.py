@@ -79,7 +79,7 @@ def report(connection: Connection, move: Move, rejected: Sequence[Reject]) -> di
         "move": {name: value for name, value in as_dict(connection, move).items() if name != "busy"},
         "timeline": timeline(move),
         "throughput": throughput(move.samples),
-        "losses": [{name: one[name] for name in ("what", "said")} for one in move.plan.get("losses", ())],
+        "losses": _losses(move.plan.get("losses")),
         "rejected": {"rows": len(rejected), "named": [_as_dict(one) for one in rejected[:NAMED]]},
     }
 
@@ -111,6 +111,11 @@ def throughput(samples: Sequence[Mapping[str, float]]) -> list[dict[str, float]]
             }
         )
     return found
+
+
+def _losses(planned: Sequence[Mapping[str, Any]] | None) -> list[dict[str, str]] | None:
+    """None where nobody looked."""
+    return None if planned is None else [{name: one[name] for name in ("what", "said")} for one in planned]
 
 
 def _as_dict(one: Reject) -> dict[str, str]:

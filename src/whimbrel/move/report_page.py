@@ -240,6 +240,8 @@ def _quality(checks: Found) -> list[Markup]:
 
 def _lost(found: Found) -> list[Markup]:
     """What the target does otherwise than the source, by what both say of themselves."""
+    if found["losses"] is None:
+        return []
     if not found["losses"]:
         return [_section("What was lost", tag("p", "Nothing, by what both say of themselves.", class_="none"))]
     said = [tag("li", one["said"]) for one in found["losses"]]

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 
@@ -43,7 +43,7 @@ class _Batch:
     texts: Sequence[str]
     end: int
     """The position of the log that is reached with it; 0 where there is none."""
-    claimed: list[int] = field(default_factory=list)
+    claimed: set[int] = field(default_factory=set)
     """Texts that this stage has under way."""
 
 
@@ -150,9 +150,11 @@ class EmbeddingStage:
         finally:
             for _, work in waiting:
                 work.cancel()
-            await asyncio.gather(*(work for _, work in waiting), return_exceptions=True)
-            for batch, _ in waiting:
-                self._under_way.release(batch.claimed)
+            try:
+                await asyncio.gather(*(work for _, work in waiting), return_exceptions=True)
+            finally:
+                for batch, _ in waiting:
+                    self._release(batch, batch.claimed)
         return any_came
 
     async def _finish(self, batch: _Batch, work: _Work) -> None:
@@ -164,10 +166,13 @@ class EmbeddingStage:
                 computed = np.stack(list(kept.values())) if kept else self._none()
                 await asyncio.to_thread(self._put, list(kept), computed, refused)
         finally:
-            work.cancel()  # where this was cancelled: what it has claimed is known only when it has ended
-            await asyncio.gather(work, return_exceptions=True)
-            self._under_way.release(batch.claimed)
-        self.embedded += len(kept.keys() & set(batch.claimed))
+            work.cancel()  # where this was cancelled
+            own = set(batch.claimed)
+            try:
+                await asyncio.gather(work, return_exceptions=True)
+            finally:
+                self._release(batch, batch.claimed)
+        self.embedded += len(kept.keys() & own)
         if batch.end > self.upto:
             self.upto = batch.end
             self._on_progress()
@@ -177,33 +182,49 @@ class EmbeddingStage:
             vectors.put(connection, self._space_id, ids, computed, refused)
 
     async def _make(self, batch: _Batch) -> dict[int, Made]:
-        """Give the model what nobody has given it, and wait for the rest."""
+        """Give the model what nobody has given it, and wait for the rest.
+
+        What is claimed is told or released as soon as the model has answered, before anything is waited for: so no two
+        wait for each other.
+        """
         made: dict[int, Made] = {}
         left = dict(zip(batch.text_ids, batch.texts, strict=True))
         while left:
             mine, theirs = self._under_way.claim(left)
-            batch.claimed.extend(mine)
-            if mine:
-                # Whoever had claimed one before may have stored it since the catalog was asked.
-                still = await asyncio.to_thread(self._lacking, mine)
-                mine = [text for text in mine if text in still]
-                new = await self._made([(text, left[text]) for text in mine])
-                self._under_way.tell(new)
-                made |= new
+            batch.claimed.update(mine)
+            try:
+                made |= await self._made(batch, {text: left[text] for text in mine})
+            except BaseException:
+                self._release(batch, batch.claimed.intersection(mine))
+                raise
             for text, future in theirs.items():
-                if (one := await future) is not None:
+                if (one := await asyncio.shield(future)) is not None:  # it is not ours to cancel
                     made[text] = one
             left = {text: left[text] for text in theirs if text not in made}
         return made
+
+    def _release(self, batch: _Batch, texts: Iterable[int]) -> None:
+        gone = list(texts)
+        self._under_way.release(gone)
+        batch.claimed.difference_update(gone)
 
     def _lacking(self, text_ids: Sequence[int]) -> set[int]:
         with self._catalog.read() as connection:
             return vectors.without_vector(connection, self._space_id, text_ids)
 
-    async def _made(self, texts: Sequence[tuple[int, str]]) -> dict[int, Made]:
-        computed, refused = await self._embed([text for _, text in texts])
+    async def _made(self, batch: _Batch, texts: Mapping[int, str]) -> dict[int, Made]:
+        """Of claimed texts."""
+        if not texts:
+            return {}
+        # Whoever had claimed one before may have stored it since the catalog was asked.
+        still = await asyncio.to_thread(self._lacking, list(texts))
+        self._release(batch, texts.keys() - still)
+        ids = [text for text in texts if text in still]
+        computed, refused = await self._embed([texts[text] for text in ids])
         accepted = iter(computed)
-        return {id_: refused[index] if index in refused else next(accepted) for index, (id_, _) in enumerate(texts)}
+        made = {text: refused[index] if index in refused else next(accepted) for index, text in enumerate(ids)}
+        self._under_way.tell(made)
+        return made
 
     async def _embed(self, texts: Sequence[str]) -> Computed:
         if not texts:

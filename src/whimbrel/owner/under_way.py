@@ -44,7 +44,7 @@ class UnderWay:
             self._texts[text].set_result(one)
 
     def release(self, text_ids: Iterable[int]) -> None:
-        """Claimed texts are stored, or given up."""
+        """Claimed texts are stored, or given up: whoever waits for one claims it."""
         for text in text_ids:
             future = self._texts.pop(text)
             if not future.done():

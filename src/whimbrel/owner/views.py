@@ -40,6 +40,8 @@ logger = logging.getLogger("whimbrel.owner")
 
 AT_REST_S = 30.0
 """A view to which nothing has come for so long is tidied up to the last row."""
+FULL_S = 5.0
+"""At most, between two tries to write to a full disk."""
 LONGEST_PAUSE_S = 60.0
 """Between two attempts to make a view whose model does not answer, or refuses the key."""
 CLOSING_S = 1.0
@@ -70,9 +72,9 @@ class Views:
         self._languages = LanguageWatch(parts.catalog)
         self._heads: dict[int, int] = {}
         self._leaving: dict[asyncio.Task[None], Follower] = {}
-        self._standing: dict[int, Target] = {}
-        """Of views that stand still as their disk is full: they are searched."""
         """Views that are let go, and are being closed."""
+        self._standing: dict[int, Target] = {}
+        """Of views that stand still because their disk is full: they are searched."""
         self._settled: set[int] = set()
         """Views that have been tidied up since they were last written to."""
         self._moving: dict[int, Move] = {}
@@ -226,7 +228,7 @@ class Views:
 
     async def _follow(self, collection: Collection, row: ViewRow) -> None:
         """Feed one view until it is let go; try again, ever more slowly, while its database does not answer."""
-        patience = 0.5
+        patience, full = 0.5, False
         while True:
             target = None
             try:
@@ -247,7 +249,8 @@ class Views:
                 await self._close_standing(row.id)
                 if isinstance(target, StoreTarget) and target.store.describe().single_process:
                     await self._lender.listen()
-                patience = 0.5
+                if not full:  # which shows when it is written to, not when it is opened
+                    patience = 0.5
                 await self._feed(collection, follower)
             except ViewDamaged as error:
                 self._replacing.add(row.id)
@@ -259,9 +262,9 @@ class Views:
                 self._on_fenced(error)
                 raise
             except Exception as error:  # also a defect, of ours or of a library: the view says so and tries again
-                reason = said(error)
+                reason, full = said(error), isinstance(error, DiskFull)
                 logger.warning("view %s stands still: %s", row.id, logged(error))
-                await self._set_aside(row.id, target, readable=isinstance(error, DiskFull))
+                await self._set_aside(row.id, target, readable=full)
                 found = await asyncio.to_thread(self._view_row, row.id)
                 if found is None:
                     return
@@ -273,7 +276,7 @@ class Views:
                     return
                 await self._note_error(row.id, reason)
                 await asyncio.sleep(patience)
-                patience = min(patience * 2, 30.0)
+                patience = min(patience * 2, FULL_S if full else 30.0)
                 found = await asyncio.to_thread(self._view_row, row.id)
                 if found is None:
                     return
@@ -404,8 +407,9 @@ class Views:
             self.followers.pop(view)
             self._settled.discard(view)
             self._standing[view] = target
-        elif readable and target is not None:  # it was not even opened: what stood aside before goes on doing so
-            await target.close()
+        elif readable:  # it was not even opened: what stood aside before goes on doing so
+            if target is not None:
+                await target.close()
         else:
             await self._forget(view, target)
 

@@ -18,7 +18,7 @@ from whimbrel.catalog.moves import Move, Reject, Request
 from whimbrel.config import mask_url
 from whimbrel.config.values import canonical_store, without_credentials
 from whimbrel.domain import Job, MoveState, Space, ViewState
-from whimbrel.errors import BadInput, ConfigError, Conflict, SpaceMismatch
+from whimbrel.errors import BadInput, ConfigError, Conflict, MissingExtra, SpaceMismatch
 from whimbrel.guards.limits import parse_prices
 from whimbrel.guards.prices import Prices
 from whimbrel.ingest.chunk import Chunking, check_readable
@@ -80,10 +80,9 @@ class Moves(Content):
         request = self._with_judgements(wish.request, wish.collection.id, judged, min_ndcg)
         self._check_chunking(wish)
         target = self.check_target(wish)
-        source = self._open(wish.store.view.uri, wish.store.view.name, wish.source_space, read_only=True).describe()
         with self.catalog.read() as connection:
             found = sizes.sizes(connection, wish.collection.id, wish.store.view.chunking_id)
-        plan = cheap(found, wish, source, target)
+        plan = cheap(found, wish, self._source_info(wish), target)
         with self.catalog.write() as connection:
             row = collections.find(connection, collection)
             space_id = vectors.space_id(connection, wish.space, wish.request.embedder)
@@ -176,6 +175,14 @@ class Moves(Content):
             raise ConfigError(
                 f"{error.message} Nothing was begun.", "Name a `--chunking` that the new model reads, in the same move."
             ) from error
+
+    def _source_info(self, wish: Wish) -> StoreInfo | None:
+        """None where its client is not installed here any more, or not configured: it can be left all the same."""
+        view = wish.store.view
+        try:
+            return self._open(view.uri, view.name, wish.source_space, read_only=True).describe()
+        except (MissingExtra, ConfigError):
+            return None
 
     def check_target(self, wish: Wish) -> StoreInfo:
         """Whether the target can be reached, and can hold vectors of that many dimensions. Returns what it says of

@@ -114,7 +114,7 @@ class EmbeddedBackend(Backend):
             if index is not None:
                 shutil.rmtree(index, ignore_errors=True)  # Chroma leaves it behind, with the vectors in it
 
-        await self._do(drop, writes=True)
+        await self._do(drop, writes=True, frees=True)
 
     async def count(self, collection: Collection) -> int:
         return await self._in(collection, lambda handle: int(handle.count()))
@@ -138,7 +138,7 @@ class EmbeddedBackend(Backend):
         )
 
     async def delete(self, collection: Collection, ids: Sequence[str]) -> None:
-        await self._in(collection, lambda handle: handle.delete(ids=list(ids)), writes=True)
+        await self._in(collection, lambda handle: handle.delete(ids=list(ids)), writes=True, frees=True)
 
     async def get(
         self,
@@ -189,16 +189,18 @@ class EmbeddedBackend(Backend):
 
     # --- inside ------------------------------------------------------------------------------------------------------
 
-    async def _in(self, collection: Collection, work: Callable[[Any], T], *, writes: bool = False) -> T:
+    async def _in(
+        self, collection: Collection, work: Callable[[Any], T], *, writes: bool = False, frees: bool = False
+    ) -> T:
         folder = await self._opened()
-        return await self._do(lambda client: work(folder.handle(client, collection)), writes=writes)
+        return await self._do(lambda client: work(folder.handle(client, collection)), writes=writes, frees=frees)
 
-    async def _do(self, work: Callable[[Any], T], *, writes: bool = False) -> T:
+    async def _do(self, work: Callable[[Any], T], *, writes: bool = False, frees: bool = False) -> T:
         folder = await self._opened()
 
         def call() -> T:
             if writes:
-                with folder.write() as client:
+                with folder.write(frees=frees) as client:
                     return work(client)
             with folder.use() as client, chroma_errors(folder.path):
                 return work(client)

@@ -53,6 +53,9 @@ class Folder(OpenFolder):
     soiled: bool = False
     """A write has failed, within `writing`."""
     users: int = 0
+    wanted: int = 0
+    """Who waits to be alone: nobody else begins before."""
+    closed: bool = False
     changed: threading.Condition = field(default_factory=threading.Condition)
 
     @classmethod
@@ -66,13 +69,16 @@ class Folder(OpenFolder):
 
     def _close(self) -> None:
         with self._alone():
+            self.closed = True
             self._forget_client()
         self.lock.close()
 
     @contextmanager
     def use(self) -> Iterator[Any]:
         with self.changed:
-            self.changed.wait_for(lambda: self.users >= 0)
+            self.changed.wait_for(lambda: self.users >= 0 and not self.wanted)
+            if self.closed:
+                raise StoreUnavailable(f"{self.path} is being closed.", "Try again; nothing was written.")
             if self.client is None:
                 self.client = _open_client(self.path)
             self.users += 1
@@ -84,15 +90,15 @@ class Folder(OpenFolder):
                 self.changed.notify_all()
 
     @contextmanager
-    def write(self) -> Iterator[Any]:
-        """As `use`, one at a time. Raises `DiskFull` before chromadb comes to it.
+    def write(self, *, frees: bool = False) -> Iterator[Any]:
+        """As `use`, one at a time. Raises `DiskFull` before chromadb comes to it; `frees`: it may make room itself.
 
         After a write that failed, chromadb may have a transaction open, for whose end its next write would wait in vain
         without giving up Python's lock: the whole process would stand still. So that one goes through another client;
         reads go on through the old one, since none can be opened where there is no room.
         """
         with self.writing:
-            if _no_room(self.path):
+            if (self.soiled or not frees) and _no_room(self.path):
                 raise _KIND.full(self.path)
             if self.soiled:
                 with self._alone():
@@ -138,7 +144,11 @@ class Folder(OpenFolder):
     @contextmanager
     def _alone(self) -> Iterator[None]:
         with self.changed:
-            self.changed.wait_for(lambda: self.users == 0)
+            self.wanted += 1
+            try:
+                self.changed.wait_for(lambda: self.users == 0)
+            finally:
+                self.wanted -= 1
             self.users = -1
         try:
             yield
