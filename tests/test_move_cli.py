@@ -90,8 +90,7 @@ def test_a_report_is_shown_in_the_browser(tmp_path: Path) -> None:
     until(lambda: shown.exists() and shown.read_text(), "the page is shown")
     assert shown.read_text().strip().removeprefix("file://") == str(page)
 
-    (programs / "xdg-open").write_text("#!/bin/sh\nexit 3\n")
-    (programs / "open").write_text("#!/bin/sh\nexit 3\n")
-    none = shell.run("move", "report", "default", "--open")
+    bare = Shell(tmp_path / "home", PATH=str(tmp_path / "nothing"))
+    none = bare.run("move", "report", "default", "--open")
     assert "open the page by hand" in none.err
     assert none.out.strip() == str(page)

@@ -21,7 +21,7 @@ from whimbrel.catalog import collections, log
 from whimbrel.catalog.documents import write_documents
 from whimbrel.domain import EmbedKind
 from whimbrel.errors import ModelError, ViewError
-from whimbrel.models.embedders.minilm import MiniLM
+from whimbrel.models.embedders.onnx import OnnxEmbedder
 
 QUERY = "curlew harbour storm"
 
@@ -360,18 +360,18 @@ def test_a_replacement_that_is_dropped_is_begun_again(home: Path) -> None:
 @contextmanager
 def stopped_embedding(whimbrel: Whimbrel) -> Iterator[None]:
     """The model is out, for documents."""
-    embed = MiniLM.embed
+    embed = OnnxEmbedder.embed
 
-    async def refuse(self: MiniLM, texts: Any, kind: EmbedKind) -> Any:
+    async def refuse(self: OnnxEmbedder, texts: Any, kind: EmbedKind) -> Any:
         if kind is EmbedKind.DOCUMENT:
             raise ModelError("The model is out.")
         return await embed(self, texts, kind)
 
-    MiniLM.embed = refuse  # type: ignore[method-assign]
+    OnnxEmbedder.embed = refuse  # type: ignore[method-assign]
     try:
         yield
     finally:
-        MiniLM.embed = embed  # type: ignore[method-assign]
+        OnnxEmbedder.embed = embed  # type: ignore[method-assign]
 
 
 def built_beside(whimbrel: Whimbrel, view: int, timeout_s: float = 20.0) -> int:
