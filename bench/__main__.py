@@ -13,7 +13,7 @@ from bench.figures import about_the_machine
 
 NAMES = (
     *("ingest", "lexical", "serve", "search", "streaming", "formats", "chunking"),
-    *("retrieval", "citations", "abstention", "growth", "stores", "move", "move_growth"),
+    *("retrieval", "citations", "abstention", "growth", "stores", "move", "move_growth", "move_latency"),
     *("copying", "exchange", "adopt", "caches", "models", "model_serving"),
 )
 

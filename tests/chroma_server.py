@@ -54,6 +54,10 @@ class ChromaServer:
             assert time.monotonic() < deadline, "the server did not start"
             time.sleep(0.05)
 
+    @property
+    def alive(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
     def kill(self) -> None:
         """As `kill -9` does."""
         if self._process is not None:

@@ -78,6 +78,10 @@ class MilvusServer:
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
+    @property
+    def alive(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
     def start(self) -> None:
         if not (self.folder / "bin").is_dir():
             self._prepare()

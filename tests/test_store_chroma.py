@@ -13,7 +13,7 @@ import sys
 import textwrap
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, closing
+from contextlib import asynccontextmanager, closing, suppress
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -48,6 +48,7 @@ from whimbrel.filters import Compare, Filter, Op, flatten, matches, parse
 from whimbrel.stores import chroma
 from whimbrel.stores.base import DENSE, Reach, Records
 from whimbrel.stores.chroma import ChromaStore, embedded, folder
+from whimbrel.stores.chroma import server as chroma_server
 from whimbrel.stores.chroma.uri import parse_server
 
 pytest.importorskip("chromadb")
@@ -713,6 +714,41 @@ async def test_a_server_without_its_data_is_a_damaged_view(tmp_path: Path) -> No
     assert not await store.exists()
     server.kill()
     await store.close()
+
+
+async def test_a_server_whose_disk_was_full_and_what_it_wants(tmp_path: Path) -> None:
+    """It keeps transactions open that it had no room for; started anew, it has lost nothing."""
+    with small_disk(tmp_path / "disk", 96) as disk:
+        server = ChromaServer(disk / "data")
+        server.start()
+        store = opened(server.uri, "view", reach=Reach(timeout_s=0.5))
+        await store.create()
+        await store.apply(records([{}] * 300), [], Position("e", 1, "s"))
+        with (disk / "ballast").open("wb", buffering=0) as ballast:
+            while free := shutil.disk_usage(disk).free:
+                with suppress(OSError):
+                    ballast.write(bytes(free))
+        for write in (lambda: store.upsert(records([{}], first=300)), lambda: store.delete(["000001"])):
+            with pytest.raises(DiskFull) as full:
+                await write()
+            assert "started anew" in full.value.hint
+        assert len((await store.search(unit_vectors(1)[0], 10)).ids) == 10
+        (disk / "ballast").unlink()
+        said = []
+        for number in range(301, 305):
+            try:
+                await store.upsert(records([{}], first=number))
+            except StoreUnavailable as error:
+                said.append(error.hint)
+        assert all("started anew" in hint for hint in said)
+        server.kill()
+        server.start()
+        await store.apply(records([{}] * 5, first=300), ["000001"], Position("e", 2, "s"))
+        assert await store.count() == 304
+        assert await store.position() == Position("e", 2, "s")
+        assert not chroma_server._WERE_FULL
+        server.kill()
+        await store.close()
 
 
 async def test_large_batches_are_halved_and_a_row_that_is_too_large_is_said(tmp_path: Path) -> None:

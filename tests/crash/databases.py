@@ -23,9 +23,13 @@ _MILVUS = ("milvus server",) if milvus_python() else ()
 NAMES = ("lancedb", "postgres", "chroma folder", "chroma server", "qdrant folder", "milvus lite", *_MILVUS)
 SERVERS = ("postgres", "chroma server", *_MILVUS)
 FOLDERS = {"lancedb": "lancedb:", "chroma folder": "chroma:", "qdrant folder": "qdrant:", "milvus lite": "milvus:"}
-DISKS = {"lancedb": "views", "chroma folder": "chroma", "qdrant folder": "qdrant"}
-"""Where in the home they lie."""
-DISK_MB = 96
+DISKS = {"lancedb": "home/views", "chroma folder": "home/chroma", "qdrant folder": "home/qdrant"} | {
+    "postgres": "postgres-disk",
+    "chroma server": "chroma-disk",
+}
+"""Where their data lies that may have a small disk of its own."""
+DISK_MB = {"postgres": 400}
+"""Else 96. A server of Postgres keeps segments of 16 MB for what is yet to be written."""
 _VIEW = re.compile(r"c\d+-v\d+-[0-9a-f]{6}")
 _IN_MILVUS = re.compile(r"^v_(c\d+)_(v\d+)_([0-9a-f]{6})_[0-9a-f]+$")
 _TABLES = "SELECT tablename FROM pg_tables WHERE schemaname = 'whimbrel'"
@@ -33,7 +37,7 @@ _TABLES = "SELECT tablename FROM pg_tables WHERE schemaname = 'whimbrel'"
 
 @dataclass(slots=True)
 class Databases:
-    home: Path
+    folder: Path
     servers: Mapping[str, OwnPostgres | ChromaServer | MilvusServer]
     kills: int = 0
     due: dict[str, float] = field(default_factory=dict)
@@ -41,11 +45,15 @@ class Databases:
     outages: list[tuple[float, float]] = field(default_factory=list)
     """When one was away: from, until."""
     disks: set[str] = field(default_factory=set)
-    """Folders that lie on a small disk of their own, by name."""
+    """Those whose data lies on a small disk of its own."""
     fills: int = 0
     """How often one of those was full."""
     full: dict[str, float] = field(default_factory=dict)
     """Disks that are full, and when there is room again."""
+
+    @property
+    def home(self) -> Path:
+        return self.folder / "home"
 
     def uri(self, name: str) -> str:
         return self.servers[name].uri if name in SERVERS else FOLDERS[name]
@@ -63,10 +71,12 @@ class Databases:
         self.due[name] = time.time() + away_s
 
     def fill(self, name: str, for_s: float) -> None:
-        """Leave no room on the disk under a folder."""
+        """Leave no room on the disk under a database."""
         if name in self.full:
             return
-        disk = self.home / DISKS[name]
+        disk = self.folder / DISKS[name]
+        if name in SERVERS:
+            self.outages.append((time.time(), math.inf))  # it may be unable to go on
         with (disk / "ballast").open("wb", buffering=0) as ballast:
             while free := shutil.disk_usage(disk).free:
                 with suppress(OSError):  # somebody else took the last of it
@@ -78,13 +88,17 @@ class Databases:
         """Start those whose time has come again, and make room. Returns whether all are there."""
         for name, at in list(self.full.items()):
             if at_once or time.time() >= at:
-                (self.home / DISKS[name] / "ballast").unlink()
+                (self.folder / DISKS[name] / "ballast").unlink()
                 del self.full[name]
+                if name == "chroma server":  # it writes again when it has been started anew
+                    self.servers[name].kill()
+                if name in SERVERS and not self.servers[name].alive:
+                    self.due.setdefault(name, 0.0)
         for name, at in list(self.due.items()):
-            if at_once or time.time() >= at:
+            if (at_once or time.time() >= at) and name not in self.full:
                 self.servers[name].start()
                 del self.due[name]
-        if not self.due:
+        if not self.due and not self.full.keys() & set(SERVERS):
             self.outages = [(since, min(until, time.time())) for since, until in self.outages]
         return not self.due and not self.full
 
@@ -143,25 +157,24 @@ def _collections(server: ChromaServer) -> set[str]:
 
 
 @contextmanager
-def databases(
-    folder: Path, home: Path, servers: Sequence[str] = SERVERS, disks: Sequence[str] = ()
-) -> Iterator[Databases]:
-    """`servers`: those that are started. `disks`: folders that get a small disk each, where one may mount."""
+def databases(folder: Path, servers: Sequence[str] = SERVERS, disks: Sequence[str] = ()) -> Iterator[Databases]:
+    """`servers`: those that are started. `disks`: those that get a small disk of their own, where one may mount."""
     with ExitStack() as stack:
         running: dict[str, OwnPostgres | ChromaServer | MilvusServer] = {}
+        made = Databases(folder, running)
+        made.home.mkdir(mode=0o700, exist_ok=True)
+        for name in disks:
+            if mount(folder / DISKS[name], DISK_MB.get(name, 96)):
+                stack.callback(unmount, folder / DISKS[name])
+                made.disks.add(name)
         if "postgres" in servers:
-            running["postgres"] = stack.enter_context(own_postgres())
+            place = folder / DISKS["postgres"] if "postgres" in made.disks else None
+            running["postgres"] = stack.enter_context(own_postgres(place))
         if "chroma server" in servers:
-            chroma = running["chroma server"] = ChromaServer(folder / "chroma-server")
+            chroma = running["chroma server"] = ChromaServer(folder / "chroma-disk" / "server")
             chroma.start()
             stack.callback(chroma.kill)
         if "milvus server" in servers:
             running["milvus server"] = stack.enter_context(own_milvus())
-        made = Databases(home, running)
-        home.mkdir(mode=0o700, exist_ok=True)
-        for name in disks:
-            if mount(home / DISKS[name], DISK_MB):
-                stack.callback(unmount, home / DISKS[name])
-                made.disks.add(name)
         stack.callback(made.revive, at_once=True)  # first of all at the end: Postgres stops in order
         yield made

@@ -367,10 +367,10 @@ def moving(
     """A collection that is written to and searched from here on, in LanceDB.
 
     `servers`: those that are started; `owners`: who may be the owner, and one of them is. `pause_s`: between two
-    searches. `disks`: folders that may be filled.
+    searches. `disks`: of which databases those may be filled.
     """
     print(f"seed {seed}", flush=True)
-    with databases(folder, folder / "home", servers, disks) as places, driver.quickened(), processes() as pool:
+    with databases(folder, servers, disks) as places, driver.quickened(), processes() as pool:
         made = Moving(seed, pool, places, folder, owners, pause_s, **settings)
         try:
             with made.going():

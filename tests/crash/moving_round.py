@@ -21,8 +21,10 @@ BUILDING = (MoveState.COPYING, MoveState.CATCHING_UP, MoveState.VERIFYING)
 PHASES = ("started", "copying", "verifying", "ready", "switching", "switched", "going back", "rolled_back")
 VICTIMS = (
     *("owner", "owner", "api", "writer", "searcher", "client"),
-    *("target", "target", "source", "disk", "disk"),
+    *("target", "target", "source"),
 )
+FILLED = 4
+"""How often the disk under one of the two stores is drawn among these, where one has a small one."""
 DETOURS = {"pause": 0.2, "abort": 0.15, "abort when ready": 0.1, "rollback": 0.3, "abort at last": 0.1}
 CHANGE = 0.2
 """How often a move is to another embedder; and to another chunking."""
@@ -54,11 +56,12 @@ class Course:
         others = made.other()
         embedder, chunking = (other if dice.random() < CHANGE else "" for other in others)
         target = source if (embedder or chunking) and dice.random() < IN_PLACE else made.next(source)
+        victims = [*VICTIMS, *(["disk"] * FILLED if {source, target} & made.places.disks else [])]
         place = dice.choice([*MOVING, "write"])
         nth = dice.randint(1, 30 if place == "write" else 2)
         return cls(
             target,
-            [(dice.choice(PHASES), dice.choice(VICTIMS)) for _ in range(dice.randint(1, 4))],
+            [(dice.choice(PHASES), dice.choice(victims)) for _ in range(dice.randint(1, 4))],
             {name for name, share in DETOURS.items() if dice.random() < share},
             (f"{place}:{dice.choice(['before', 'after'])}", nth) if dice.random() < 0.6 else None,
             dice.choice([0, 60, 150]),

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
+from whimbrel.adopt import grouping
+from whimbrel.adopt.fields import Fields
 from whimbrel.adopt.opening import adopting, files_of
 from whimbrel.catalog import adoptions, collections
 from whimbrel.catalog.adoptions import Adoption, AdoptionState
+from whimbrel.catalog.documents import text_hash
 from whimbrel.catalog.engine import Catalog, now
 from whimbrel.domain import row_id
 from whimbrel.errors import CatalogUnavailable, Fenced, WhimbrelError
@@ -24,6 +29,12 @@ from whimbrel.stores.foreign.resolve import Address, open_database
 
 LISTING_S = 900.0
 """Between two listings of all ids, where a database does not say whether it has changed."""
+SAMPLE = 1_000
+"""Rows that are read again at each of those, whole; others each time."""
+_READ = 250
+"""Of them, in one go."""
+_SAME = 0.999
+"""Cosine. What is read twice is equal, but for what a client does to its numbers on the way."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +74,12 @@ def _digest(ids: list[str]) -> np.ndarray[Any, np.dtype[np.uint64]]:
     whole = np.frombuffer(bytes.fromhex("".join(ids)), "<u8").reshape(-1, 2)
     found: np.ndarray[Any, np.dtype[np.uint64]] = whole.sum(axis=0, dtype=np.uint64)
     return found
+
+
+def _alike(one: npt.NDArray[np.float32], other: npt.NDArray[np.float32] | None) -> bool:
+    if other is None or one.shape != other.shape:
+        return False
+    return bool(one @ other >= _SAME * np.linalg.norm(one) * np.linalg.norm(other))
 
 
 class Watch:
@@ -124,6 +141,7 @@ class Watch:
             if version is not None and version == before.get("version"):
                 return {}
             stand = await stand_of(source, address, self._base)
+            unlike = "" if version is not None else await self._unlike(adoption, source)
         finally:
             await source.close()
             await database.close()
@@ -134,7 +152,34 @@ class Watch:
             return _said("other rows are in it, as many as before", stand)
         if stand.version is not None and stand.version != before.get("version"):
             return _said("it was written to, with the same ids", stand)
-        return {}
+        return _said(unlike, stand) if unlike else {}
+
+    async def _unlike(self, adoption: Adoption, source: Source) -> str:
+        """What rows of a sample say otherwise than when they were adopted; empty where that is nothing."""
+        held = await asyncio.to_thread(self._sample, adoption)
+        kind, fields = (await source.describe()).ids, Fields.read(adoption.fields)
+        named = list(held.source_ids.values())
+        texts = vectors = 0
+        for start in range(0, len(named), _READ):
+            fetched = await source.fetch([kind.parse(one) for one in named[start : start + _READ]], None)
+            where, looked = str(adoption.source["uri"]), grouping.Looked()
+            rows = await asyncio.to_thread(grouping.read_rows, fetched.rows, kind, fields, where, looked)
+            first = {row.public_id: row for row in reversed(rows)}
+            texts += len(fetched.unfit) + len(looked.rejects.keys() - first.keys())
+            texts += sum(text_hash(row.text) != held.texts[key] for key, row in first.items())
+            vectors += sum(not _alike(row.vector, held.vectors.get(key)) for key, row in first.items())
+        of = f"of {len(named):,} rows that were read again"
+        if texts:
+            return f"the texts of {texts:,} {of} are others, under the same ids"
+        # Of rows with the same text, one vector is of record: it is not that of all.
+        if 2 * vectors > len(named) and vectors > int(adoption.counts.get("other_vectors", 0)):
+            return f"the vectors of {vectors:,} {of} are others, under the same ids"
+        return ""
+
+    def _sample(self, adoption: Adoption) -> adoptions.Sample:
+        with self._catalog.read() as connection:
+            view = collections.view(connection, adoption.view_id)
+            return adoptions.sample(connection, view, SAMPLE, os.urandom(16))
 
     def _note(self, adoption: Adoption, drift: Mapping[str, Any], fence: int | None) -> None:
         with self._catalog.write(fence=fence) as connection:

@@ -239,6 +239,41 @@ def documents_of(connection: Connection, view: ViewRow) -> Iterator[tuple[str, M
         yield public.hex(), metadata
 
 
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """Rows as the catalog has them, by public id."""
+
+    source_ids: Mapping[str, str]
+    texts: Mapping[str, bytes]
+    """Their hashes."""
+    vectors: Mapping[str, npt.NDArray[np.float32]]
+    """Of record: of rows with the same text, the same."""
+
+
+def sample(connection: Connection, view: ViewRow, size: int, start: bytes) -> Sample:
+    """`size` of the chunks that come from the database, or all: those whose public ids follow on `start`, in a circle.
+    Public ids are digests, so that these are no likelier than any others."""
+    chunks, texts = t.chunks.c, t.texts.c
+    query = (
+        select(chunks.id, chunks.public_id, chunks.source_id, texts.hash)
+        .join_from(t.chunks, t.texts, texts.id == chunks.text_id)
+        .where(
+            chunks.collection_id == view.view.collection_id,
+            chunks.chunking_id == view.view.chunking_id,
+            chunks.source_id.is_not(None),
+        )
+        .order_by(chunks.public_id)
+    )
+    found = list(connection.execute(query.where(chunks.public_id >= start).limit(size)))
+    found += connection.execute(query.where(chunks.public_id < start).limit(size - len(found)))
+    ids, held = rows.load_vectors(connection, [int(row.id) for row in found], view.view.space_id)
+    return Sample(
+        {row.public_id.hex(): row.source_id for row in found},
+        {row.public_id.hex(): row.hash for row in found},
+        dict(zip(ids, held, strict=True)),
+    )
+
+
 def count(connection: Connection, view: ViewRow) -> int:
     """Chunks that come from the database."""
     chunks = t.chunks.c

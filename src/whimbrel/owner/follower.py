@@ -93,6 +93,8 @@ class Follower:
         self._held: Position | None = None
         """What the data said last of where it stands."""
         self._uncounted = False
+        self._deleted = False
+        """Rows were deleted, not in one commit with the position, and none counted since."""
 
     async def open(self) -> None:
         """Check that the data is there and belongs to this log. Raises `ViewDamaged`, saying why, if it does not."""
@@ -192,9 +194,13 @@ class Follower:
             if not self.building:  # what there is to do then is done once, at the end
                 await self.target.maintain(full=full)
 
-    async def settle(self) -> None:
+    async def settle(self, *, count: bool) -> None:
+        """Nothing has come for a while. `count`: see that a database has kept no row that it was told to delete; some
+        do. Raises `ViewDamaged`."""
         async with self.turn:
             await self.target.settle()
+            if count and self._deleted:
+                self._deleted = not await self.check_count()
 
     async def close(self) -> None:
         async with self.turn:
@@ -311,6 +317,7 @@ class Follower:
         while True:
             try:
                 await self.target.apply(found, deletes, position, new=new)
+                self._deleted |= bool(deletes) and not self.target.atomic
                 break
             except RowRefused as refused:
                 if refused.row not in found.ids:

@@ -34,6 +34,9 @@ AT_REST_SHARE = 0.01
 class Target(ABC):
     """The data of one view, open for writing."""
 
+    atomic = True
+    """Rows, deletions and position are one commit: what says where it stands is what it holds."""
+
     @abstractmethod
     async def exists(self) -> bool: ...
 
@@ -87,6 +90,7 @@ class StoreTarget(Target):
     def __init__(self, store: Store) -> None:
         self.store = store
         self._exact = store.describe().exact_vectors
+        self.atomic = store.describe().atomic
 
     async def exists(self) -> bool:
         return await self.store.exists()

@@ -307,7 +307,7 @@ class Views:
                 since_maintained = 0
             if not await comes(event, AT_REST_S):
                 if not at_rest:
-                    await follower.settle()
+                    await follower.settle(count=follower.row.id not in self._moving)  # a move compares every row
                 at_rest = True
                 self._settled.add(follower.row.id)
 

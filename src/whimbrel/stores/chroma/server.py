@@ -48,11 +48,14 @@ API = "/api/v2"
 WRITE_PATIENCE = 4
 """Times as long as for a read: a write waits for the index too."""
 _NOTHING_LOST = "Nothing is lost: what was not written waits in the catalog."
-
+_ANEW = "Chroma keeps a transaction open that its disk had no room for: it writes again when it has been started anew."
+_WERE_FULL: set[str] = set()
+"""Servers that had no room, and have not written since: by their URLs."""
 
 BREAKS = 3
 """Times that a server which answers otherwise may break a write off before it is taken for too large: some close the
 connection before they have read all of it, and their refusal is lost."""
+_WRITING = ("/upsert", "/delete")
 _BROKEN = (httpx.WriteError, httpx.ReadError, httpx.RemoteProtocolError)
 
 
@@ -268,6 +271,8 @@ class ServerBackend(Backend):
                 timeout = httpx.Timeout(patience * self._reach.timeout_s, connect=self._reach.connect_timeout_s)
                 url = f"{self._server.url}{api}{path}"
                 response = await self._open().request(method, url, content=content, timeout=timeout)
+                if response.is_success and path.endswith(_WRITING):
+                    _WERE_FULL.discard(self._server.url)
             except (httpx.HTTPError, ssl.SSLError) as error:
                 raise self._unanswered(error) from None  # its message may quote the URL
         if response.is_redirect:
@@ -315,8 +320,13 @@ class ServerBackend(Backend):
                 f"Start the Chroma server, or check the host and the port. {_NOTHING_LOST}",
             )
         if isinstance(error, httpx.TimeoutException):
-            return StoreUnavailable(f"The Chroma server at {self.shown} did not answer in time.", _NOTHING_LOST)
+            return self._unavailable("did not answer in time")
         return StoreUnavailable(f"The Chroma server at {self.shown} broke off.", _NOTHING_LOST)
+
+    def _unavailable(self, what: str) -> StoreUnavailable:
+        were_full = self._server.url in _WERE_FULL
+        hint = f"Its disk was full. {_ANEW} {_NOTHING_LOST}" if were_full else _NOTHING_LOST
+        return StoreUnavailable(f"The Chroma server at {self.shown} {what}.", hint)
 
     def _check(self, status: int, answer: Any) -> None:
         """Raises what a status other than success means. The server's message may quote a filter or a text."""
@@ -335,9 +345,10 @@ class ServerBackend(Backend):
         if status == 404:
             raise ViewDamaged(f"The collection is not at {self.shown} any more.", REBUILD)
         if "disk is full" in said or "No space left" in said:
-            raise DiskFull(f"The disk of the Chroma server at {self.shown} is full.", "Free some space there.")
+            _WERE_FULL.add(self._server.url)
+            raise DiskFull(f"The disk of the Chroma server at {self.shown} is full.", f"Free some space there. {_ANEW}")
         if status == 429 or status >= 500:
-            raise StoreUnavailable(f"The Chroma server at {self.shown} answers {status}.", _NOTHING_LOST)
+            raise self._unavailable(f"answers {status}")
         kind = answer.get("error") if isinstance(answer, dict) else None
         raise ViewError(
             f"The Chroma server at {self.shown} refused a request ({status} {str(kind or '')[:40]}).",
