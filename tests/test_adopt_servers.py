@@ -134,6 +134,12 @@ class TheirMilvus:
     def delete(self, ids: Sequence[str]) -> None:
         self._client.delete(self._name, ids=list(ids))
 
+    def release(self) -> None:
+        self._client.release_collection(self._name)
+
+    def is_loaded(self) -> bool:
+        return bool(self._client.get_load_state(self._name)["state"].name == "Loaded")
+
     def drop(self) -> None:
         self._client.drop_collection(self._name)
         self._client.close()
@@ -312,3 +318,16 @@ def test_a_move_takes_every_row_of_a_server_to_lancedb(home: Whimbrel, toy: Toy,
     home.finalise_move(home.move("birds"))
     assert not toy.given, "a text was embedded that has its vector"
     is_as_before(theirs, *before)
+
+
+@pytest.mark.parametrize("theirs", ["milvus"], indirect=True)
+def test_what_is_searched_in_a_milvus_server_stays_in_its_memory(tmp_path: Path, toy: Toy, theirs: TheirMilvus) -> None:
+    """Its program may have come to search it meanwhile; what only reads its rows leaves it as it was."""
+    theirs.release()
+    with Whimbrel(home=tmp_path / "home", embedder="toy") as home:
+        home.adopt(theirs.uri, "birds")
+        assert not theirs.is_loaded()
+        assert best(home, 7, "dense") == text_of(7)
+        assert [drift for _, drift in asyncio.run(home.watch.drifts())] == [{}]
+    assert theirs.is_loaded()
+    assert len(theirs.read()) == ROWS
