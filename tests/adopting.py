@@ -13,6 +13,8 @@ import numpy as np
 import psycopg
 import pyarrow as pa
 import pyarrow.parquet as pq
+from qdrant_client import QdrantClient
+from qdrant_client.models import Distance, PointStruct, VectorParams
 
 from copying import at, chroma_client, libpq
 from running import Toy
@@ -83,25 +85,24 @@ def fill_chroma(folder: Path, table: Table, name: str = "log", metric: str = "co
 
 
 def fill_qdrant(folder: Path, table: Table, name: str = "log") -> str:
-    """As LangChain does it: the text and the metadata within the payload, ids of its own."""
-    from qdrant_client import QdrantClient
-    from qdrant_client.models import Distance, PointStruct, VectorParams
-
+    """As LangChain does it: see `qdrant_points`."""
     client = QdrantClient(path=str(folder))
     client.create_collection(name, VectorParams(size=table.vectors.shape[1], distance=Distance.COSINE))
-    client.upsert(
-        name,
-        [
-            PointStruct(
-                id=str(uuid5(NAMESPACE_URL, str(id_))),
-                vector=vector.tolist(),
-                payload={"page_content": text, "metadata": dict(one)},
-            )
-            for id_, text, vector, one in zip(table.ids, table.texts, table.vectors, table.metadata, strict=True)
-        ],
-    )
+    client.upsert(name, qdrant_points(table))
     client.close()
     return f"qdrant:{folder}/{name}"
+
+
+def qdrant_points(table: Table) -> list[PointStruct]:
+    """As LangChain makes them: the text and the metadata within the payload, ids of its own."""
+    return [
+        PointStruct(id=qdrant_id(id_), vector=vector.tolist(), payload={"page_content": text, "metadata": dict(one)})
+        for id_, text, vector, one in zip(table.ids, table.texts, table.vectors, table.metadata, strict=True)
+    ]
+
+
+def qdrant_id(id_: Any) -> str:
+    return str(uuid5(NAMESPACE_URL, str(id_)))
 
 
 def fill_milvus(folder: Path, table: Table, name: str = "log") -> str:

@@ -423,6 +423,20 @@ def test_llamaindex_nodes_are_unfolded(home: Whimbrel, tmp_path: Path) -> None:
     assert len(home.documents("birds")) == 4
 
 
+def test_pages_of_a_pdf_that_langchain_loaded_are_one_document(home: Whimbrel, tmp_path: Path) -> None:
+    """They are numbered twice: from 0, and as their labels say."""
+    rows = sightings(20)
+    pages = [
+        {"source": f"{row // 10}.pdf", "total_pages": 5, "page": row % 10 // 2, "page_label": str(row % 10 // 2 + 1)}
+        for row in range(20)
+    ]
+    told = home.adopt(fill_chroma(tmp_path / "theirs", replace(rows, metadata=pages)), "birds")
+    assert (told["fields"]["page"], told["fields"]["pages_from"]) == ("page", 0)
+    assert [one["uri"] for one in home.documents("birds")] == ["0.pdf", "1.pdf"]
+    hit = home.search(text_of(13), "birds", mode="dense").hits[0]
+    assert (hit.text, hit.page, hit.metadata) == (text_of(13), 2, {"source": "1.pdf", "total_pages": 5})
+
+
 def test_fields_can_be_named(home: Whimbrel, tmp_path: Path) -> None:
     table = sightings(20)
     odd = [

@@ -255,6 +255,37 @@ def test_pandas_reads_an_export_plainly(exported: Path) -> None:
     assert not chunks["text"].str.contains("secret").any()
 
 
+_DUCKDB = """
+import duckdb, json, os, sys
+os.chdir(sys.argv[1])
+with duckdb.connect() as database:
+    print(json.dumps([database.sql(query).fetchall() for query in sys.argv[2:]]))
+"""
+
+
+def test_duckdb_reads_an_export_plainly(exported: Path) -> None:
+    """In a process of its own: at the end of one that runs tests, it writes what it has not let go."""
+    whole = (
+        "SELECT count(*) FROM 'chunks.parquet' c JOIN 'documents.parquet' d ON d.id = c.document_id"
+        ' WHERE substring(d.text, c.start + 1, c."end" - c.start) = c.text'
+    )
+    embedded = "SELECT count(*) FROM 'vectors.parquet' SEMI JOIN 'chunks.parquet' USING (id)"
+    first = (
+        "SELECT d.uri, d.meta_year, d.meta_tags, json_extract_string(d.metadata, '$.year'), c.text,"
+        " typeof(d.created_at), typeof(v.vector), v.id, v.vector FROM 'documents.parquet' d"
+        " JOIN 'chunks.parquet' c ON c.document_id = d.id JOIN 'vectors.parquet' v ON v.id = c.id"
+        " WHERE d.uri = 'memory:a' ORDER BY c.ordinal LIMIT 1"
+    )
+    command = [sys.executable, "-c", _DUCKDB, str(exported), whole, embedded, first]
+    ran = subprocess.run(command, check=True, capture_output=True, text=True, timeout=DEADLINE_S)
+    pairs, joined, ((*said, id_, vector),) = json.loads(ran.stdout)
+    assert pairs == [[pq.read_metadata(exported / "chunks.parquet").num_rows]]
+    assert said == ["memory:a", 2020, ["a", "b"], "2020", "one", "TIMESTAMP WITH TIME ZONE", "FLOAT[]"]
+    vectors = pq.read_table(exported / "vectors.parquet")
+    assert joined == [[vectors.num_rows]]
+    assert vector == vectors["vector"][vectors["id"].to_pylist().index(id_)].as_py()
+
+
 def test_an_empty_collection_and_one_without_vectors_come_back(catalog: Catalog, tmp_path: Path) -> None:
     with catalog.write() as connection:
         collections.create(connection, "empty")

@@ -38,9 +38,18 @@ ORDERS = (
 )
 _WORDS = ("seq", "sequence", "position", "index", "idx", "part")
 """Of these, names that other things have too."""
+_OVERLAP = "_split_overlap"
+"""Of Haystack's splitters: which rows a row has text in common with, and where."""
 PAGES = ("page", "page_number", "page_label", "page_no", "page_num")
 OBJECTS = ("metadata", "meta")
 """Of LangChain and Haystack, where a database can hold objects."""
+HAYSTACK = (
+    *("id", "content", "blob", "blob_data", "blob_meta", "blob_mime_type", "score", "embedding", "sparse_embedding"),
+    *("dataframe", "content_type", "id_hash_keys"),
+)
+"""What Haystack writes of a document beside its `meta`."""
+_BLOBS = ("blob", "blob_data", "id_hash_keys")
+"""Of these, those that no other program writes beside a `meta`."""
 _SHARE = 0.5
 """Of the rows of a sample that must have a field for it to be taken."""
 _PLACES_SHARE = 0.1
@@ -101,9 +110,9 @@ class Fields:
 
     def is_place(self, key: str, value: Any) -> bool:
         """Whether this only says where a row stands in its document. `position: "goalkeeper"` does not."""
-        if key in (self.order, self.page) or key in _WORDS:
+        if key in (self.order, self.page) or key in _WORDS or (self.page and key in PAGES):
             return number(value) is not None
-        return key in ORDERS
+        return key in ORDERS or key == _OVERLAP
 
 
 def guess(rows: Rows, wished: Wished, where: str) -> Fields:
@@ -221,8 +230,13 @@ def at(metadata: Mapping[str, Any], field: str) -> Any:
 def unfolded(metadata: Mapping[str, Any]) -> Mapping[str, Any]:
     """The metadata without the objects that programs put around it: LlamaIndex a node as JSON, with its text, its
     metadata and its document; LangChain and Haystack an object `metadata` or `meta`, whose keys become the row's unless
-    the row has one of them already."""
+    the row has one of them already. Of what Haystack writes beside it, what says something stays, but for the id of
+    the row: it would make each row a document of its own."""
     found = dict(_without_node(metadata))
+    if isinstance(found.get("meta"), Mapping) and any(key in found for key in _BLOBS):
+        found = {
+            key: value for key, value in found.items() if key not in HAYSTACK or not (value is None or key == "id")
+        }
     for name in OBJECTS:
         inner = found.get(name)
         if isinstance(inner, Mapping) and not set(inner) & (set(found) - {name}):

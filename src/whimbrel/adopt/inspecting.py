@@ -46,6 +46,8 @@ async def inspect(uri: str, *, base: Path, scratch: Path, reach: Reach) -> dict[
     A collection that cannot be described has its `error` in place of the rest. Raises what the database raises.
     """
     whole = parse(uri)
+    if not whole.is_folder and _names_one(uri):
+        whole = resolve.parse(uri)  # to some servers, the collection would be a path that they do not have
     database = open_database(whole, base=base, scratch=scratch, reach=reach)
     try:
         names, shown = await _names(database, whole, uri, base)
@@ -67,8 +69,8 @@ async def inspect(uri: str, *, base: Path, scratch: Path, reach: Reach) -> dict[
 
 async def _names(database: Database, whole: Address, uri: str, base: Path) -> tuple[list[str] | None, str]:
     """The collections; None where the URI seems to name one itself. Raises what the database raises else."""
-    if not whole.is_folder and _names_one(uri):
-        return None, ""
+    if whole.collection != resolve.ALL:
+        return [whole.collection], mask_url(whole.place)
     try:
         folder = whole.folder(base) if whole.is_folder else None
         names = list(await database.collections()) if folder is None or folder.exists() else []

@@ -134,8 +134,11 @@ def _literal(key: Key) -> str:
 
 
 class ServerCollections(Collections):
-    def __init__(self, server: Server, reach: Reach) -> None:
+    def __init__(self, server: Server, reach: Reach, *, keeps: bool = False) -> None:
+        """`keeps`: a collection that was not in the server's memory stays there. A server does not tell who else has
+        come to search it meanwhile, and counts nobody: released by one, it is gone for all."""
         self._server = server
+        self._keeps = keeps
         self._reach = reach
         self._client: Any = None
         self._loaded: set[str] = set()
@@ -231,7 +234,7 @@ class ServerCollections(Collections):
         if client is None:
             return
         try:
-            for name in self._loaded:
+            for name in () if self._keeps else self._loaded:
                 client.release_collection(name, timeout=CALL_S)
         finally:
             self._loaded.clear()
