@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
 from sqlalchemy import Connection, select
 
-from support import collection, document, write
+from running import until
+from support import collection, document, opened, write
 from whimbrel.catalog import documents, rows, vectors
 from whimbrel.catalog import tables as t
 from whimbrel.catalog.engine import Catalog
@@ -134,6 +136,49 @@ def test_many_vectors_at_once(catalog: Catalog, place: Place, space: int) -> Non
     assert (len(found), waiting, refused) == (6_000, 0, 0)
     row = missing.texts.index("p4321")
     assert np.array_equal(found.vectors[found.texts.index("p4321")], given[row])  # type: ignore[index]
+
+
+def test_two_that_store_the_same_vectors_at_once_take_turns(fresh_postgres: str, tmp_path: Path) -> None:
+    """In different order, and neither has seen what the other stores: on SQLite writers are alone anyway."""
+    catalog, other = opened(fresh_postgres, tmp_path / "copies"), Catalog(fresh_postgres)
+    place = collection(catalog)
+    write(catalog, place, document("memory:1", "one\n\ntwo\n\nthree\n\nfour\n\nfive"))
+    with catalog.write() as connection:
+        space = vectors.space_id(connection, SPACE, "onnx:mini")
+        missing = vectors.missing(connection, space, keys_of(connection, place))
+    one, two, three, four, five = missing.text_ids
+    failed: list[BaseException] = []
+
+    def second() -> None:
+        try:
+            with other.write() as connection:
+                refused = {two: "too long", five: "too long"}
+                vectors.put(connection, space, [four, three, one], np.full((3, 4), 2, np.float32), refused)
+        except BaseException as error:
+            failed.append(error)
+
+    beside = threading.Thread(target=second)
+    with catalog.write() as connection:
+        vectors.put(connection, space, [one, two, three], np.ones((3, 4), np.float32))
+        beside.start()
+        until(lambda: failed or waiting(catalog), "the second waits for the first")
+    beside.join()
+    assert failed == []
+    with catalog.read() as connection:
+        found = connection.execute(select(t.vectors.c.text_id, t.vectors.c.data, t.vectors.c.reason)).all()
+        assert vectors.missing(connection, space, keys_of(connection, place)).texts == []
+    first, later = (np.full(4, number, "<f4").tobytes() for number in (1, 2))
+    of_the_first = [(text_id, first, "") for text_id in (one, two, three)]
+    assert sorted(found) == sorted([*of_the_first, (four, later, ""), (five, None, "too long")])
+    catalog.close()
+    other.close()
+
+
+def waiting(catalog: Catalog) -> bool:
+    """Whether somebody waits for what another transaction has locked."""
+    asked = "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    with catalog.read() as connection:
+        return connection.exec_driver_sql(asked).first() is not None
 
 
 def test_a_sweep_beside_writers_takes_no_text_that_a_chunk_gets(catalog: Catalog, catalog_url: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import shutil
 import socket
 import sqlite3
 import subprocess
@@ -301,6 +302,24 @@ async def test_a_folder_that_is_full_or_read_only_is_said(tmp_path: Path) -> Non
             with pytest.raises(HomeError, match="cannot be written"):
                 await one.create()
             await one.close()
+
+
+async def test_a_folder_that_cannot_be_opened_on_a_full_disk_is_not_damaged(tmp_path: Path) -> None:
+    """SQLite wants room for a log beside the file, also to read it; the view would be built anew."""
+    with small_disk(tmp_path / "disk", 3) as disk:
+        await filled(f"qdrant:{disk}/q")
+        full = disk / "full"
+        with full.open("wb", buffering=0) as file:
+            while free := shutil.disk_usage(disk).free:
+                file.write(bytes(free))
+        store = opened(f"qdrant:{disk}/q")
+        with pytest.raises(DiskFull):
+            await store.count()
+        with pytest.raises(DiskFull):
+            await store.drop()
+        full.unlink()
+        assert await store.count() == 5
+        await store.close()
 
 
 async def test_erasing_leaves_no_text_in_the_folder(tmp_path: Path) -> None:

@@ -7,13 +7,14 @@ set -u
 cd "$(dirname "$0")/.." || exit 1
 python=$1
 shift
-pip() { "$python" -m pip --disable-pip-version-check --quiet "$@"; }
 
 own=.venv/bin/python
 [ -x .venv/bin/uv ] || $own -m pip --disable-pip-version-check --quiet install --only-binary :all: --require-hashes \
     -r requirements-install.lock 2>/dev/null
-if [ -x .venv/bin/uv ] && [ -z "${PIP_NO_INDEX:-}$(pip config get install.index-url 2>/dev/null)" ]; then
-    index=${PIP_INDEX_URL:-$(pip config get global.index-url 2>/dev/null)}
+configured=$("$python" -m pip --disable-pip-version-check config list 2>/dev/null)  # which says nothing with `--quiet`
+case $configured in *.no-index=* | *install.index-url=*) by_uv= ;; *) by_uv=yes ;; esac
+if [ -x .venv/bin/uv ] && [ "$by_uv" ]; then
+    index=${PIP_INDEX_URL:-$(printf '%s\n' "$configured" | sed -n "s/^global\.index-url='\(.*\)'\$/\1/p")}
     UV_DEFAULT_INDEX=${UV_DEFAULT_INDEX:-$index} \
         .venv/bin/uv pip install --no-config --quiet --python "$python" --require-hashes "$@" 2>.venv/uv.log && exit 0
     echo "uv did not succeed (.venv/uv.log says why); pip does it ..."

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("whimbrel.jobs")
 
+LONGEST_PAUSE_S = 300.0
+"""Between two tries of a job that failed."""
+
 
 class Cancelled(Exception):
     """A job was asked to stop, and has come to a place where it can. What it has done stays."""
@@ -210,7 +213,7 @@ async def _put_away(context: JobContext, away: PutAway) -> None:
 
 
 async def _try_again(context: JobContext, message: str, hint: str) -> None:
-    until = now() + min(2.0 ** min(context.job.attempts, 10), 300.0)
+    until = now() + min(2.0 ** min(context.job.attempts, 10), LONGEST_PAUSE_S)
     await _record(context, lambda connection: jobs.retry(connection, context.job.id, until, message, hint))
 
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import Callable, Mapping
 
-from whimbrel.catalog import adoptions, collections, moves
+from whimbrel.catalog import collections, moves
 from whimbrel.catalog.collections import Collection, ViewRow
 from whimbrel.catalog.engine import now
 from whimbrel.catalog.moves import Move
@@ -17,22 +16,23 @@ from whimbrel.errors import (
     DiskFull,
     Fenced,
     MissingExtra,
-    ModelError,
     NotFound,
-    UserError,
     ViewDamaged,
     ViewError,
     WhimbrelError,
 )
+from whimbrel.owner.at_hand import FrozenStores
 from whimbrel.owner.embedding import EmbeddingStage
 from whimbrel.owner.events import comes
+from whimbrel.owner.first import FirstViews
 from whimbrel.owner.follower import Follower
 from whimbrel.owner.languages import LanguageWatch
 from whimbrel.owner.lending import Lender
 from whimbrel.owner.outages import Outages
 from whimbrel.owner.parts import Parts, Where, logged, said
 from whimbrel.owner.stages import Stages
-from whimbrel.owner.succession import add_first, build_beside, promote
+from whimbrel.owner.standing import Patience, Standing
+from whimbrel.owner.succession import build_beside, promote
 from whimbrel.owner.targets import StoreTarget, Target
 from whimbrel.stores.base import Store
 
@@ -40,10 +40,6 @@ logger = logging.getLogger("whimbrel.owner")
 
 AT_REST_S = 30.0
 """A view to which nothing has come for so long is tidied up to the last row."""
-FULL_S = 5.0
-"""At most, between two tries to write to a full disk."""
-LONGEST_PAUSE_S = 60.0
-"""Between two attempts to make a view whose model does not answer, or refuses the key."""
 CLOSING_S = 1.0
 """How long letting go of a view waits for it to be closed."""
 
@@ -66,23 +62,19 @@ class Views:
         self._wakes: dict[int, asyncio.Event] = {}
         self._replacing: set[int] = set()
         self._given_up: set[int] = set()
-        self._cannot_make: dict[tuple[int, ViewKind], str] = {}
-        self._make_again: dict[tuple[int, ViewKind], tuple[float, float]] = {}
-        """When (by the monotonic clock), and how long to wait should that fail too."""
+        self._first = FirstViews(parts, fence)
         self._languages = LanguageWatch(parts.catalog)
         self._heads: dict[int, int] = {}
         self._leaving: dict[asyncio.Task[None], Follower] = {}
         """Views that are let go, and are being closed."""
-        self._standing: dict[int, Target] = {}
-        """Of views that stand still because their disk is full: they are searched."""
+        self._standing = Standing()
         self._settled: set[int] = set()
         """Views that have been tidied up since they were last written to."""
         self._moving: dict[int, Move] = {}
         """Moves under way, by the views that they make."""
         self._rebuilds: dict[tuple[int, ViewKind], list[float]] = {}
-        self._frozen: dict[int, Store] = {}
-        """Databases of other programs that are searched as they are."""
         self._lender = Lender(parts.socket, self._store_of)
+        self._frozen = FrozenStores(parts, self._lender.listen)
 
     @property
     def held(self) -> list[int]:
@@ -98,10 +90,8 @@ class Views:
         await self._lender.close()
         for follower in (*self.followers.values(), *self._leaving.values()):
             await follower.target.close()
-        for target in self._standing.values():
-            await target.close()
-        for store in self._frozen.values():
-            await store.close()
+        await self._standing.close_all()
+        await self._frozen.close_all()
 
     # --- which there are ---------------------------------------------------------------------------------------------
 
@@ -116,9 +106,9 @@ class Views:
         rows, self._moving = await asyncio.to_thread(self._read_with_moves)
         heads = {collection.id: collection.head for collection, _ in rows}
         wanted: dict[int, tuple[Collection, ViewRow]] = {}
-        await self._hold_frozen(rows)
+        await self._frozen.hold(rows, besides=self._given_up)
         for collection, views in rows:
-            await self._ensure_views(collection, views)
+            await self._first.ensure(collection, views)
             await self._mind_language(collection, views)
             for row in collections.fed(views):
                 if row.id in self._moving and self._moving[row.id].held:
@@ -141,28 +131,9 @@ class Views:
         self._heads = heads
         self._nudge(heads)
 
-    async def _hold_frozen(self, rows: list[tuple[Collection, list[ViewRow]]]) -> None:
-        """Have what is frozen at hand, for moves and for other processes. Opens no database."""
-        frozen = {
-            row.id: (collection, row)
-            for collection, views in rows
-            for row in views
-            if row.view.state is ViewState.FROZEN and adoptions.is_frozen(row)
-        }
-        for key in self._frozen.keys() - frozen.keys():
-            await self._frozen.pop(key).close()
-        for key, (collection, row) in frozen.items():
-            if key in self._frozen or key in self._given_up:
-                continue
-            target = await asyncio.to_thread(self._parts.open_target, collection, row)
-            assert isinstance(target, StoreTarget)
-            self._frozen[key] = target.store
-            if target.store.describe().single_process:
-                await self._lender.listen()
-
     def frozen(self, view: int) -> Store | None:
         """The store of a frozen view."""
-        return self._frozen.get(view)
+        return self._frozen.store(view)
 
     @property
     def at_rest(self) -> bool:
@@ -185,25 +156,6 @@ class Views:
             ]
             going = moves.listing(connection, under_way=True, limit=None)
             return rows, {key: move for move in going for key in move.targets}
-
-    async def _ensure_views(self, collection: Collection, views: list[ViewRow]) -> None:
-        """Each collection has a live store view and lexicon, or one being built."""
-        for kind, live in ((ViewKind.LEXICON, collection.lexicon_view_id), (ViewKind.STORE, collection.store_view_id)):
-            if live is not None or any(row.view.kind is kind for row in collections.fed(views)):
-                continue
-            due, pause = self._make_again.get((collection.id, kind), (0.0, 1.0))
-            if time.monotonic() < due:
-                continue
-            try:
-                made = await asyncio.to_thread(self._parts.default_view, collection, kind)
-            except (UserError, ModelError) as error:  # the model is not there, or its name is wrong
-                self._make_again[collection.id, kind] = time.monotonic() + pause, min(2 * pause, LONGEST_PAUSE_S)
-                if self._cannot_make.get((collection.id, kind)) != error.message:
-                    self._cannot_make[collection.id, kind] = error.message
-                    logger.warning("no %s view of %s can be made: %s", kind, collection.name, error.message)
-                continue
-            if made is not None:
-                await asyncio.to_thread(add_first, self._catalog, self._fence, collection, kind, made)
 
     async def _mind_language(self, collection: Collection, views: list[ViewRow]) -> None:
         """A lexicon in another language is another view: it is built beside the old one, which is fed meanwhile."""
@@ -228,7 +180,7 @@ class Views:
 
     async def _follow(self, collection: Collection, row: ViewRow) -> None:
         """Feed one view until it is let go; try again, ever more slowly, while its database does not answer."""
-        patience, full = 0.5, False
+        patience = Patience()
         while True:
             target = None
             try:
@@ -246,11 +198,10 @@ class Views:
                 follower.rows_per_s = self._moving[row.id].request.rate if row.id in self._moving else 0.0
                 await follower.open()
                 self.followers[row.id] = follower
-                await self._close_standing(row.id)
+                await self._standing.close(row.id)
                 if isinstance(target, StoreTarget) and target.store.describe().single_process:
                     await self._lender.listen()
-                if not full:  # which shows when it is written to, not when it is opened
-                    patience = 0.5
+                patience.opened()
                 await self._feed(collection, follower)
             except ViewDamaged as error:
                 self._replacing.add(row.id)
@@ -262,9 +213,9 @@ class Views:
                 self._on_fenced(error)
                 raise
             except Exception as error:  # also a defect, of ours or of a library: the view says so and tries again
-                reason, full = said(error), isinstance(error, DiskFull)
+                reason = said(error)
                 logger.warning("view %s stands still: %s", row.id, logged(error))
-                await self._set_aside(row.id, target, readable=full)
+                await self._set_aside(row.id, target, readable=isinstance(error, DiskFull))
                 found = await asyncio.to_thread(self._view_row, row.id)
                 if found is None:
                     return
@@ -275,8 +226,7 @@ class Views:
                     await self.replace(collection, row, reason)
                     return
                 await self._note_error(row.id, reason)
-                await asyncio.sleep(patience)
-                patience = min(patience * 2, FULL_S if full else 30.0)
+                await patience.wait(error)
                 found = await asyncio.to_thread(self._view_row, row.id)
                 if found is None:
                     return
@@ -344,11 +294,7 @@ class Views:
         there when it is built anew. None for a view that goes where it is."""
         if row.view.state is not ViewState.BUILDING or row.replaces is not None or row.id in self._moving:
             return None
-        try:
-            return await asyncio.to_thread(self._parts.default_view, collection, row.view.kind)
-        except (UserError, ModelError) as error:  # the model is not there, or its name is wrong
-            logger.warning("view %s is built anew as it was: %s", row.id, error.message)
-            return None
+        return await self._first.place_today(collection, row)
 
     async def _named_wrongly(self, collection: Collection, row: ViewRow) -> bool:
         """Whether what stands in a new view's way is a setting that has been mended since."""
@@ -366,8 +312,7 @@ class Views:
         """Let go of a view for good: its data is about to be dropped, and whoever has read of it before comes late."""
         self._given_up.add(view)
         await self.let_go(view)
-        if (store := self._frozen.pop(view, None)) is not None:
-            await store.close()
+        await self._frozen.close(view)
         leaving = [task for task, follower in self._leaving.items() if follower.row.id == view]
         if leaving:
             await asyncio.wait(leaving)
@@ -380,7 +325,7 @@ class Views:
             await asyncio.gather(task, return_exceptions=True)
         follower = self.followers.pop(view, None)
         self._settled.discard(view)
-        await self._close_standing(view)
+        await self._standing.close(view)
         if follower is not None:
             closing = asyncio.create_task(follower.close(), name=f"close-{view}")
             self._leaving[closing] = follower
@@ -389,11 +334,12 @@ class Views:
 
     def _store_of(self, view: int) -> Store | None:
         follower = self.followers.get(view)
-        target = follower.target if follower is not None else self._standing.get(view)
-        return target.store if isinstance(target, StoreTarget) else self._frozen.get(view)
+        if follower is not None and isinstance(follower.target, StoreTarget):
+            return follower.target.store
+        return self._standing.store(view) or self._frozen.store(view)
 
     async def _forget(self, view: int, target: Target | None) -> None:
-        await self._close_standing(view)
+        await self._standing.close(view)
         self.followers.pop(view, None)
         self._settled.discard(view)
         if target is not None:
@@ -406,17 +352,12 @@ class Views:
         if readable and was_open and target is not None:
             self.followers.pop(view)
             self._settled.discard(view)
-            self._standing[view] = target
+            self._standing.put(view, target)
         elif readable:  # it was not even opened: what stood aside before goes on doing so
             if target is not None:
                 await target.close()
         else:
             await self._forget(view, target)
-
-    async def _close_standing(self, view: int) -> None:
-        standing = self._standing.pop(view, None)
-        if standing is not None:
-            await standing.close()
 
     async def _note_error(self, view: int, what: str) -> None:
         def work() -> None:

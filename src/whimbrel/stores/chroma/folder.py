@@ -77,8 +77,7 @@ class Folder(OpenFolder):
     def use(self) -> Iterator[Any]:
         with self.changed:
             self.changed.wait_for(lambda: self.users >= 0 and not self.wanted)
-            if self.closed:
-                raise StoreUnavailable(f"{self.path} is being closed.", "Try again; nothing was written.")
+            self._check_open()
             if self.client is None:
                 self.client = _open_client(self.path)
             self.users += 1
@@ -147,15 +146,22 @@ class Folder(OpenFolder):
             self.wanted += 1
             try:
                 self.changed.wait_for(lambda: self.users == 0)
+                self._check_open()
+                self.users = -1
             finally:
                 self.wanted -= 1
-            self.users = -1
+                self.changed.notify_all()
         try:
             yield
         finally:
             with self.changed:
                 self.users = 0
                 self.changed.notify_all()
+
+    def _check_open(self) -> None:
+        """Once closed, another process may have it."""
+        if self.closed:
+            raise StoreUnavailable(f"{self.path} is being closed.", "Try again; nothing was written.")
 
 
 def _locked(path: Path) -> TextIO:

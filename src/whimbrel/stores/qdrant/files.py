@@ -11,6 +11,7 @@ import io
 import json
 import os
 import pickle
+import shutil
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
@@ -21,11 +22,14 @@ from typing import Any, NoReturn
 from uuid import UUID, SafeUUID
 
 from whimbrel.errors import NotFound, StoreRefused, ViewDamaged, WhimbrelError
+from whimbrel.stores.folders import Kind
 from whimbrel.stores.qdrant.rules import check_name
 
 META, LOCK, STORAGE = "meta.json", ".lock", "storage.sqlite"
 COLLECTIONS = "collection"
+KIND = Kind("Qdrant folder", "Qdrant", "qdrant")
 _PAGE = 500
+_ROOM = 1 << 20
 
 
 class _Fixed(type):
@@ -187,9 +191,9 @@ def _all(database: sqlite3.Connection, query: str, place: Path) -> Iterator[tupl
     except sqlite3.OperationalError as error:
         if "no such table" in str(error):
             return
-        raise _damaged(place, error) from error
+        raise _failed(place, error) from error
     except sqlite3.DatabaseError as error:
-        raise _damaged(place, error) from error
+        raise _failed(place, error) from error
 
 
 def _connect(place: Path, *, write: bool = False) -> sqlite3.Connection:
@@ -198,7 +202,7 @@ def _connect(place: Path, *, write: bool = False) -> sqlite3.Connection:
     try:
         return sqlite3.connect(f"{place.resolve().as_uri()}?{how}", uri=True)
     except sqlite3.Error as error:
-        raise _damaged(place, error) from error
+        raise _failed(place, error) from error
 
 
 def _has_log(place: Path) -> bool:
@@ -207,5 +211,13 @@ def _has_log(place: Path) -> bool:
         return file.read(20)[18:] == b"\2\2"
 
 
-def _damaged(place: Path, error: sqlite3.Error) -> ViewDamaged:
+def is_full(said: str, path: Path) -> bool:
+    """Whether SQLite, which writes a log beside a file also to read it, said so for want of room."""
+    lower = said.lower()
+    return "disk is full" in lower or ("disk i/o error" in lower and shutil.disk_usage(path).free < _ROOM)
+
+
+def _failed(place: Path, error: sqlite3.Error) -> WhimbrelError:
+    if is_full(str(error), place):
+        return KIND.full(place.parent.parent.parent)
     return ViewDamaged(f"{place} cannot be read: {error}.", "Restore the folder; a view is built again by itself.")

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import atexit
 import fcntl
-import shutil
 import sqlite3
 import threading
 import warnings
@@ -20,12 +19,11 @@ from typing import Any
 
 from whimbrel.errors import AlreadyOwned, Conflict, StoreUnavailable, ViewDamaged, ViewError, WhimbrelError
 from whimbrel.stores.base import REBUILD
-from whimbrel.stores.folders import BESIDE, Kind, OpenFolder, gone, user_of
+from whimbrel.stores.folders import BESIDE, OpenFolder, gone, user_of
 from whimbrel.stores.qdrant import files
 
 ELSEWHERE = "Name another folder, server or collection."
-_ROOM = 1 << 20
-_KIND = Kind("Qdrant folder", "Qdrant", "qdrant")
+_KIND = files.KIND
 
 
 @dataclass
@@ -142,7 +140,7 @@ def local_errors(path: Path) -> Iterator[None]:
 
 def _translated(path: Path, said: str) -> WhimbrelError:
     lower = said.lower()
-    if "disk is full" in lower or ("disk i/o error" in lower and shutil.disk_usage(path).free < _ROOM):
+    if files.is_full(said, path):
         return _KIND.full(path)
     if "readonly" in lower or "unable to open" in lower:
         return _KIND.unwritable(path, said)
