@@ -28,8 +28,8 @@ export DOCS QUESTION
 # The catalog is the home's own, whatever other programs' variables say.
 WHIMBREL := env -u DATABASE_URL -u WHIMBREL_CATALOG -u WHIMBREL_CONFIG WHIMBREL_HOME="$(DEMO_HOME)" $(BIN)/whimbrel
 
-# Half of their time tests wait for servers and processes that they started: one more than there are cores.
-JOBS ?= $(shell echo $$(($$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2) + 1)))
+# Half of their time tests wait for servers and processes that they started: two more than there are cores.
+JOBS ?= $(shell echo $$(($$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2) + 2)))
 UV ?= uv
 LOCK := $(UV) pip compile --quiet --universal --generate-hashes --python-version 3.11 --no-header --no-emit-index-url
 
@@ -51,7 +51,7 @@ ifeq ($(ONCE),)
 	@$(WHIMBREL) serve --port $(PORT)
 endif
 
-test: $(DEV) $(MILVUS) ## Run all tests but the long ones, in one process more than there are cores (JOBS=N: in N of them).
+test: $(DEV) $(MILVUS) ## Run all tests but the long ones, in two processes more than there are cores (JOBS=N: in N of them).
 	$(BIN)/python -m pytest -m "not soak" -n $(JOBS) --maxprocesses 4 --dist worksteal
 
 # An environment of its own: torch is larger than all the rest. The build for the CPU is enough; where pip finds a larger

@@ -240,9 +240,10 @@ def test_a_query_is_embedded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 def test_a_pair_is_judged_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, home: Whimbrel) -> None:
     home.close()
+    unhurried = {"rerank.budget_ms": 60_000}
     monkeypatch.setenv("TEI_API_KEY", KEY)
     with reranking_server("tei") as server:
-        with opened(tmp_path, reranker=server.spec) as whimbrel:
+        with opened(tmp_path, reranker=server.spec, **unhurried) as whimbrel:
             first = whimbrel.search(QUESTION)
             judged = len(server.texts)
             assert judged == len(first.hits)
@@ -252,10 +253,10 @@ def test_a_pair_is_judged_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
             whimbrel.search(QUESTION)
             assert len(server.texts) == judged + 1  # the new one alone
         server.behaviour = "broken"
-        with opened(tmp_path, reranker=server.spec) as whimbrel:
+        with opened(tmp_path, reranker=server.spec, **unhurried) as whimbrel:
             assert whimbrel.search(QUESTION).degraded == []
         server.behaviour, server.sha = "answer", "another"
-        with opened(tmp_path, reranker=server.spec) as whimbrel:
+        with opened(tmp_path, reranker=server.spec, **unhurried) as whimbrel:
             whimbrel.search(QUESTION)
             assert len(server.texts) == 2 * judged + 2  # another model's scores are others
 

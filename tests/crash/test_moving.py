@@ -63,7 +63,7 @@ QUICK = ("postgres", "chroma folder", "chroma server")
 def test_a_collection_moves_away_and_back(name: str, tmp_path: Path) -> None:
     if name not in NAMES:
         pytest.skip("the server's package `milvus` is not installed here")
-    with moving(tmp_path, SEED, [name], ["first"], pause_s=0.2) as made:
+    with moving(tmp_path, SEED, [name], ["first"], pause_s=0.4) as made:
         for course in STAR[name]:
             assert take(made, course)
         print(made.figures)
