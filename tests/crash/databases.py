@@ -28,6 +28,8 @@ DISKS = {"lancedb": "home/views", "chroma folder": "home/chroma", "qdrant folder
     "chroma server": "chroma-disk",
 }
 """Where their data lies that may have a small disk of its own."""
+AWAY_WHEN_FULL = (*SERVERS, "chroma folder")
+"""Of those: a server may be unable to go on, and chromadb to open a folder again in which a write of it failed."""
 DISK_MB = {"postgres": 400}
 """Else 96. A server of Postgres keeps segments of 16 MB for what is yet to be written."""
 _VIEW = re.compile(r"c\d+-v\d+-[0-9a-f]{6}")
@@ -75,8 +77,8 @@ class Databases:
         if name in self.full:
             return
         disk = self.folder / DISKS[name]
-        if name in SERVERS:
-            self.outages.append((time.time(), math.inf))  # it may be unable to go on
+        if name in AWAY_WHEN_FULL:
+            self.outages.append((time.time(), math.inf))
         with (disk / "ballast").open("wb", buffering=0) as ballast:
             while free := shutil.disk_usage(disk).free:
                 with suppress(OSError):  # somebody else took the last of it
@@ -98,7 +100,7 @@ class Databases:
             if (at_once or time.time() >= at) and name not in self.full:
                 self.servers[name].start()
                 del self.due[name]
-        if not self.due and not self.full.keys() & set(SERVERS):
+        if not self.due and not self.full.keys() & set(AWAY_WHEN_FULL):
             self.outages = [(since, min(until, time.time())) for since, until in self.outages]
         return not self.due and not self.full
 
