@@ -191,7 +191,7 @@ class Moving:
         match role:
             case "writer":
                 self.stop.unlink(missing_ok=True)
-                self.tell(process, "write", diary=str(self.diary), stop=str(self.stop), pause=self.pause_s / 2)
+                self.tell(process, "write", diary=str(self.diary), stop=str(self.stop), pause=max(self.pause_s / 2, 0.1))
             case "searcher":
                 self.tell(
                     process,
