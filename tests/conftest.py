@@ -34,6 +34,13 @@ for _name in VARIABLES:  # a key of who runs the tests must not send their docum
     os.environ.pop(_name, None)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What wants a Milvus server comes first: so one worker has all of it, and starts one server, which takes a part of
+    a core also when nobody asks it anything. Each worker begins with a stretch of the tests; others take from its end.
+    """
+    items.sort(key=lambda item: "milvus" not in item.nodeid.lower())
+
+
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[tuple[str, Path]]:
     """A Postgres 18 of this test run: its URL, and its data directory. Where it does not start, tests fail."""

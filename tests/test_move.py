@@ -17,6 +17,7 @@ import pytest
 import typer
 from tests.memory_store import TABLES, MemoryStore
 
+from qdrant_server import QdrantServer
 from running import DEADLINE_S, Toy, until
 from whimbrel.app import Whimbrel
 from whimbrel.catalog import moves, processes
@@ -119,9 +120,18 @@ def states(home: Whimbrel) -> dict[int, ViewState]:
     return {row.id: row.view.state for row in home.views("default") if row.view.kind == "store"}
 
 
-@pytest.mark.parametrize("kind", ["lite", "server"])
-def test_a_collection_moves_to_milvus_and_back(home: Whimbrel, kind: str, request: pytest.FixtureRequest) -> None:
-    uri = "milvus:there.db" if kind == "lite" else request.getfixturevalue("milvus_server").uri
+@pytest.fixture
+def qdrant_api() -> Iterator[QdrantServer]:
+    made = QdrantServer()
+    made.start()
+    yield made
+    made.stop()
+
+
+@pytest.mark.parametrize("kind", ["milvus", "milvus_server", "qdrant", "qdrant_api"])
+def test_a_collection_moves_away_and_back(home: Whimbrel, kind: str, request: pytest.FixtureRequest) -> None:
+    folders = {"milvus": "milvus:there.db", "qdrant": "qdrant:there"}
+    uri = folders.get(kind) or request.getfixturevalue(kind).uri
     for to in (uri, "lancedb:back"):
         assert moved(home, to).state is MoveState.READY
         assert switched(home, home.move("default")).state is MoveState.SWITCHED
