@@ -827,8 +827,39 @@ def test_the_same_ids_with_another_content_are_noticed(
     with psycopg.connect(libpq(fresh_postgres), autocommit=True) as connection:
         connection.execute(f"UPDATE log SET {changed}".encode())
     monkeypatch.setattr(sameness, "_READ", 7)
+    asyncio.run(home.watch.look())
     ((_, drift),) = asyncio.run(home.watch.drifts())
     assert said in drift["said"]
+    monkeypatch.setattr(sameness, "LISTING_S", 0.0)
+    monkeypatch.setattr(sameness, "SAMPLE", 0)
+    home.watch._due.clear()
+    asyncio.run(home.watch.look())  # others are read that are as they were
+    (found,) = home.status()["collections"]
+    assert said in found["views"][0]["error"]
+
+
+def test_of_rows_with_one_text_one_vector_is_of_record(home: Whimbrel, fresh_postgres: str) -> None:
+    """Its other vectors are no drift; those of another model are, and adopting again would not take them."""
+    table = sightings()
+    texts = [table.texts[0]] * 50 + list(table.texts[50:])
+    home.adopt(fill_postgres(fresh_postgres, replace(table, texts=texts)), "birds", embedder="none")
+    assert [drift for _, drift in asyncio.run(home.watch.drifts())] == [{}]
+    with psycopg.connect(libpq(fresh_postgres), autocommit=True) as connection:
+        connection.execute(b"UPDATE log SET embedding = (SELECT l.embedding FROM log l WHERE l.id = 'row 7')")
+    ((_, drift),) = asyncio.run(home.watch.drifts())
+    assert "vectors of 10 of 60 rows" in drift["said"]
+    assert "as another collection" in drift["said"]
+
+
+def test_a_text_that_was_taken_away_is_said_until_it_is_adopted_again(home: Whimbrel, fresh_postgres: str) -> None:
+    uri = fill_postgres(fresh_postgres, sightings())
+    home.adopt(uri, "birds")
+    with psycopg.connect(libpq(fresh_postgres), autocommit=True) as connection:
+        connection.execute(b"UPDATE log SET content = '' WHERE id = 'row 7'")
+    asyncio.run(home.watch.look())
+    assert "texts of 1 of" in home.status()["collections"][0]["views"][0]["error"]
+    home.adopt(uri, "birds")
+    assert [drift for _, drift in asyncio.run(home.watch.drifts())] == [{}]
 
 
 def test_a_sample_of_rows_is_a_part_of_a_circle(home: Whimbrel, tmp_path: Path) -> None:

@@ -191,7 +191,9 @@ class Moving:
         match role:
             case "writer":
                 self.stop.unlink(missing_ok=True)
-                self.tell(process, "write", diary=str(self.diary), stop=str(self.stop), pause=max(self.pause_s / 2, 0.1))
+                self.tell(
+                    process, "write", diary=str(self.diary), stop=str(self.stop), pause=max(self.pause_s / 2, 0.1)
+                )
             case "searcher":
                 self.tell(
                     process,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from whimbrel.adopt.fields import Fields
 from whimbrel.adopt.opening import adopting, files_of
 from whimbrel.catalog import adoptions, collections
 from whimbrel.catalog.adoptions import Adoption, AdoptionState
-from whimbrel.catalog.documents import text_hash
+from whimbrel.catalog.documents import batched, text_hash
 from whimbrel.catalog.engine import Catalog, now
 from whimbrel.domain import row_id
 from whimbrel.errors import CatalogUnavailable, Fenced, WhimbrelError
@@ -76,10 +76,8 @@ def _digest(ids: list[str]) -> np.ndarray[Any, np.dtype[np.uint64]]:
     return found
 
 
-def _alike(one: npt.NDArray[np.float32], other: npt.NDArray[np.float32] | None) -> bool:
-    if other is None or one.shape != other.shape:
-        return False
-    return bool(one @ other >= _SAME * np.linalg.norm(one) * np.linalg.norm(other))
+def _alike(one: npt.NDArray[np.float32], other: npt.NDArray[np.float32]) -> bool:
+    return one.shape == other.shape and bool(one @ other >= _SAME * np.linalg.norm(one) * np.linalg.norm(other))
 
 
 class Watch:
@@ -102,13 +100,13 @@ class Watch:
                 continue
             if adoption.counts.get("stand", {}).get("version") is None:
                 self._due[adoption.view_id] = now() + LISTING_S
-            drift = await self._drift(adoption)
-            if dict(drift).get("said") != adoption.drift.get("said"):
+            drift = _lasting(adoption, await self._drift(adoption))
+            if drift.get("said") != adoption.drift.get("said"):
                 await asyncio.to_thread(self._note, adoption, drift, fence)
 
     async def drifts(self) -> list[tuple[Adoption, Mapping[str, Any]]]:
         """How each source that is served differs now; empty where it does not. Writes nothing."""
-        return [(one, await self._drift(one)) for one in await asyncio.to_thread(self._served)]
+        return [(one, _lasting(one, await self._drift(one))) for one in await asyncio.to_thread(self._served)]
 
     def _served(self) -> list[Adoption]:
         with self._catalog.read() as connection:
@@ -132,16 +130,17 @@ class Watch:
             return {"said": f"the source cannot be read: {error.message}", "at": now()}
 
     async def _compared(self, adoption: Adoption, address: Address, before: Mapping[str, Any]) -> Mapping[str, Any]:
-        database = open_database(
-            address, base=self._base, scratch=self._adopted / str(adoption.source["scratch"]), reach=self._reach
-        )
+        # What a Milvus server is made to load stays in its memory: its program may have come to need it meanwhile.
+        scratch = None if address.scheme.startswith("milvus+") else self._adopted / str(adoption.source["scratch"])
+        database = open_database(address, base=self._base, scratch=scratch, reach=self._reach)
         source = database.source(address.collection, chosen_of(adoption.source))
         try:
             version = await version_of(source, address, self._base)
             if version is not None and version == before.get("version"):
                 return {}
             stand = await stand_of(source, address, self._base)
-            unlike = "" if version is not None else await self._unlike(adoption, source)
+            same = (stand.rows, stand.digest) == (before.get("rows"), before.get("digest"))
+            unlike = await self._unlike(adoption, source) if same and version is None else {}
         finally:
             await source.close()
             await database.close()
@@ -152,42 +151,66 @@ class Watch:
             return _said("other rows are in it, as many as before", stand)
         if stand.version is not None and stand.version != before.get("version"):
             return _said("it was written to, with the same ids", stand)
-        return _said(unlike, stand) if unlike else {}
+        return unlike
 
-    async def _unlike(self, adoption: Adoption, source: Source) -> str:
+    async def _unlike(self, adoption: Adoption, source: Source) -> Mapping[str, Any]:
         """What rows of a sample say otherwise than when they were adopted; empty where that is nothing."""
         held = await asyncio.to_thread(self._sample, adoption)
         kind, fields = (await source.describe()).ids, Fields.read(adoption.fields)
-        named = list(held.source_ids.values())
+        named = list(held.source_ids.items())
         texts = vectors = 0
-        for start in range(0, len(named), _READ):
-            fetched = await source.fetch([kind.parse(one) for one in named[start : start + _READ]], None)
+        for some in batched(named, _READ):
+            fetched = await source.fetch([kind.parse(source_id) for _, source_id in some], None)
             where, looked = str(adoption.source["uri"]), grouping.Looked()
-            rows = await asyncio.to_thread(grouping.read_rows, fetched.rows, kind, fields, where, looked)
-            first = {row.public_id: row for row in reversed(rows)}
-            texts += len(fetched.unfit) + len(looked.rejects.keys() - first.keys())
-            texts += sum(text_hash(row.text) != held.texts[key] for key, row in first.items())
-            vectors += sum(not _alike(row.vector, held.vectors.get(key)) for key, row in first.items())
-        of = f"of {len(named):,} rows that were read again"
+            read = await asyncio.to_thread(grouping.read_rows, fetched.rows, kind, fields, where, looked)
+            rows: dict[str, list[grouping.Row]] = {}
+            for row in read:
+                rows.setdefault(row.public_id, []).append(row)
+            texts += len(fetched.unfit) + len(looked.rejects.keys() - rows.keys())
+            for key, same_id in rows.items():
+                alike = [row for row in same_id if text_hash(row.text) == held.texts[key]]
+                texts += not alike
+                vectors += bool(alike) and key in held.vectors and not _alike(alike[0].vector, held.vectors[key])
+        of = f"of {len(named):,} rows that were read again are others, under the same ids"
         if texts:
-            return f"the texts of {texts:,} {of} are others, under the same ids"
-        # Of rows with the same text, one vector is of record: it is not that of all.
-        if 2 * vectors > len(named) and vectors > int(adoption.counts.get("other_vectors", 0)):
-            return f"the vectors of {vectors:,} {of} are others, under the same ids"
-        return ""
+            return _said(f"the texts of {texts:,} {of}", sampled=True)
+        if 2 * vectors > len(held.vectors):
+            return _said(f"the vectors of {vectors:,} {of}", sampled=True, way_out=_EMBEDDED_ANEW)
+        return {}
 
     def _sample(self, adoption: Adoption) -> adoptions.Sample:
+        """Without rows that were refused when they were looked at last."""
         with self._catalog.read() as connection:
             view = collections.view(connection, adoption.view_id)
-            return adoptions.sample(connection, view, SAMPLE, os.urandom(16))
+            found = adoptions.sample(connection, view, SAMPLE, os.urandom(16))
+            refused = {public_id for public_id, _ in adoptions.rejects(connection, adoption.view_id)}
+        return replace(found, source_ids={key: id_ for key, id_ in found.source_ids.items() if key not in refused})
 
     def _note(self, adoption: Adoption, drift: Mapping[str, Any], fence: int | None) -> None:
         with self._catalog.write(fence=fence) as connection:
+            latest = adoptions.get(connection, adoption.view_id)
+            if latest.counts.get("generation") != adoption.counts.get("generation"):
+                return  # it was adopted again meanwhile
             adoptions.change(connection, adoption.view_id, drift=dict(drift))
             error = str(drift["said"]) if drift else ""
             collections.set_view(connection, adoption.view_id, error=error)
 
 
-def _said(what: str, stand: Stand | None = None) -> dict[str, Any]:
-    said = f"the source has changed since it was adopted: {what}; `whimbrel adopt` again takes in what is new"
-    return {"said": said, "at": now(), **({"rows": stand.rows} if stand else {})}
+_AGAIN = "`whimbrel adopt` again takes in what is new"
+_EMBEDDED_ANEW = "adopt it as another collection: `whimbrel adopt ... -c NAME`"
+
+
+def _said(what: str, stand: Stand | None = None, *, sampled: bool = False, way_out: str = _AGAIN) -> dict[str, Any]:
+    said = f"the source has changed since it was adopted: {what}; {way_out}"
+    return {
+        "said": said,
+        "at": now(),
+        **({"rows": stand.rows} if stand else {}),
+        **({"sampled": True} if sampled else {}),
+    }
+
+
+def _lasting(adoption: Adoption, drift: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What one sample has found, the next one does not take back, or count anew: that is for adopting again."""
+    seen = adoption.drift.get("sampled") and (not drift or drift.get("sampled"))
+    return adoption.drift if seen else drift

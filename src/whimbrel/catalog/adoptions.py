@@ -140,7 +140,7 @@ def is_frozen(row: ViewRow) -> bool:
 class Written:
     counts: WriteCounts
     other_vectors: int
-    """Rows whose text was there already, with another vector: that one counts in a view that is built."""
+    """Rows whose text came before in the same call, with another vector: that one counts in a view that is built."""
 
 
 def write(
@@ -247,7 +247,7 @@ class Sample:
     texts: Mapping[str, bytes]
     """Their hashes."""
     vectors: Mapping[str, npt.NDArray[np.float32]]
-    """Of record: of rows with the same text, the same."""
+    """Of record, of rows whose text is no other's: of several with one text, one vector is of record."""
 
 
 def sample(connection: Connection, view: ViewRow, size: int, start: bytes) -> Sample:
@@ -255,7 +255,7 @@ def sample(connection: Connection, view: ViewRow, size: int, start: bytes) -> Sa
     Public ids are digests, so that these are no likelier than any others."""
     chunks, texts = t.chunks.c, t.texts.c
     query = (
-        select(chunks.id, chunks.public_id, chunks.source_id, texts.hash)
+        select(chunks.id, chunks.public_id, chunks.source_id, chunks.text_id, texts.hash)
         .join_from(t.chunks, t.texts, texts.id == chunks.text_id)
         .where(
             chunks.collection_id == view.view.collection_id,
@@ -266,7 +266,12 @@ def sample(connection: Connection, view: ViewRow, size: int, start: bytes) -> Sa
     )
     found = list(connection.execute(query.where(chunks.public_id >= start).limit(size)))
     found += connection.execute(query.where(chunks.public_id < start).limit(size - len(found)))
-    ids, held = rows.load_vectors(connection, [int(row.id) for row in found], view.view.space_id)
+    shared: set[int] = set()
+    for batch in batched(sorted({row.text_id for row in found}), 1_000):
+        used = select(chunks.text_id).where(chunks.text_id.in_(batch)).group_by(chunks.text_id)
+        shared.update(connection.execute(used.having(func.count() > 1)).scalars())
+    alone = [int(row.id) for row in found if row.text_id not in shared]
+    ids, held = rows.load_vectors(connection, alone, view.view.space_id)
     return Sample(
         {row.public_id.hex(): row.source_id for row in found},
         {row.public_id.hex(): row.hash for row in found},

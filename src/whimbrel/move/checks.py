@@ -11,6 +11,7 @@ import random
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -182,7 +183,7 @@ class Checker:
     ) -> dict[str, Any]:
         """`exact`: what a search of the target should find. A source that does not answer holds up nobody: it may be
         why the collection moves."""
-        there = await ask(target.store, target.queries, exact)
+        there = await ask(target.store, target.queries, exact, partial(self._vectors_now, target))
         told: dict[str, Any] = {"target": there.as_dict(len(target.queries)), "questions": len(questions)}
         try:
             source = await self._side(of_source, questions, seed=move.id)
@@ -192,7 +193,7 @@ class Checker:
                 source = replace(source, queries=target.queries)
             else:
                 exact = await asyncio.to_thread(self._exact, source)
-            here = await ask(source.store, source.queries, exact)
+            here = await ask(source.store, source.queries, exact, partial(self._vectors_now, source))
         except WhimbrelError as error:
             told["source"] = {"error": error.message}
             return told
@@ -250,6 +251,13 @@ class Checker:
                 after = keys[-1]
                 exact.add(*rows.load_vectors(connection, keys, view.space_id))
         return exact
+
+    def _vectors_now(self, side: _Side, ids: Sequence[str]) -> dict[str, npt.NDArray[np.float32]]:
+        """Of those chunks that there are."""
+        view = side.row.view
+        with self._catalog.read() as connection:
+            keys = rows.keys_of(connection, view.collection_id, view.chunking_id, ids)
+            return dict(zip(*rows.load_vectors(connection, keys, view.space_id), strict=True))
 
     def _overlap(self, sides: dict[str, _Side], found: dict[str, Found], questions: int) -> float:
         """Of the documents that a recent question finds on one side, how many the other finds too; the mean."""

@@ -8,18 +8,19 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
+from whimbrel.domain import Matches
 from whimbrel.owner.pace import TRAFFIC
 from whimbrel.stores.base import Store
 
 K = 10
 TIED = 1e-5
-"""Of a score: rows that are as near as the tenth, within rounding, are as right as it."""
+"""Of a score: rows that are as near as another, within rounding, are as right as it."""
 
 Floats = npt.NDArray[np.float32]
 
@@ -76,26 +77,57 @@ class Found:
         }
 
 
-async def ask(store: Store, queries: Floats, exact: ExactSearch) -> Found:
-    """Search a store with each query, one after another, and compare with what is right."""
-    shares, seconds, ids = [], [], []
+async def ask(
+    store: Store, queries: Floats, exact: ExactSearch, now: Callable[[Sequence[str]], Mapping[str, Floats]]
+) -> Found:
+    """Search a store with each query, one after another, and compare with what is right.
+
+    `now`: of those rows that there are still, their vectors of record. A row that was deleted or changed since `exact`
+    was told of it is not missed.
+    """
+    asked: list[_Asked] = []
     if len(queries):
         await store.search(queries[0], K)  # what a first search opens is not a later one's time
-    for query, (right, scores) in zip(queries, exact.best(), strict=True):
+    for query, unit, (right, _) in zip(queries, _unit(queries), exact.best(), strict=True):
         began = time.perf_counter()
         found = await store.search(query, K)
-        seconds.append(time.perf_counter() - began)
-        ids.append(list(found.ids))
-        if right:
-            bar = float(scores[-1]) - TIED
-            hit = sum(id_ in right or score >= bar for id_, score in zip(found.ids, found.scores, strict=True))
-            shares.append(min(hit, len(right)) / len(right))
-        await TRAFFIC.give_way(seconds[-1])
+        asked.append(_Asked(unit, right, found, time.perf_counter() - began))
+        await TRAFFIC.give_way(asked[-1].seconds)
         await asyncio.sleep(0)
-    times = np.array(seconds or [0.0]) * 1000
+    missed = sorted({id_ for one in asked for id_ in one.missed})
+    vectors = await asyncio.to_thread(now, missed) if missed else {}
+    there = {id_: _unit(vector[np.newaxis])[0] for id_, vector in vectors.items()}
+    shares = [share for one in asked if (share := one.share(there)) is not None]
+    times = np.array([one.seconds for one in asked] or [0.0]) * 1000
     return Found(
-        float(np.mean(shares)) if shares else 1.0, float(np.median(times)), float(np.percentile(times, 95)), ids
+        float(np.mean(shares)) if shares else 1.0,
+        float(np.median(times)),
+        float(np.percentile(times, 95)),
+        [list(one.found.ids) for one in asked],
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    query: Floats
+    right: Sequence[str]
+    found: Matches
+    seconds: float
+
+    @property
+    def missed(self) -> set[str]:
+        return set(self.right).difference(self.found.ids)
+
+    def share(self, there: Mapping[str, Floats]) -> float | None:
+        """Of the nearest rows that there are still, how many were found; None where none is left. `there`: missed ones
+        of these, each with its vector, of length 1. One that is no nearer than what was found in its place, within
+        rounding, is not missed."""
+        left = len(self.right) - len(self.missed - there.keys())
+        if not left:
+            return None
+        worst = float(np.min(self.found.scores)) if len(self.found.ids) >= K else -1.0
+        missed = sum(float(there[id_] @ self.query) > worst + TIED for id_ in self.missed & there.keys())
+        return 1 - missed / left
 
 
 def _unit(vectors: Floats) -> Floats:

@@ -315,6 +315,7 @@ class ServerBackend(Backend):
                 f"What answers at {self.shown} does not speak HTTP.", "For a server with TLS: `chroma+https://...`."
             )
         if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
+            _WERE_FULL.discard(self._server.url)  # it is being started anew
             return StoreUnavailable(
                 f"Nobody answers at {self.shown}.",
                 f"Start the Chroma server, or check the host and the port. {_NOTHING_LOST}",

@@ -214,7 +214,12 @@ def _has_log(place: Path) -> bool:
 def is_full(said: str, path: Path) -> bool:
     """Whether SQLite, which writes a log beside a file also to read it, said so for want of room."""
     lower = said.lower()
-    return "disk is full" in lower or ("disk i/o error" in lower and shutil.disk_usage(path).free < _ROOM)
+    if "disk i/o error" not in lower:
+        return "disk is full" in lower
+    try:
+        return shutil.disk_usage(path).free < _ROOM
+    except OSError:  # it is not there any more
+        return False
 
 
 def _failed(place: Path, error: sqlite3.Error) -> WhimbrelError:
