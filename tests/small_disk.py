@@ -5,10 +5,13 @@ from __future__ import annotations
 import shutil
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
+
+BALLAST = "ballast"
+"""The file that takes what room there is."""
 
 
 @contextmanager
@@ -20,6 +23,16 @@ def small_disk(place: Path, megabytes: int) -> Iterator[Path]:
         yield place
     finally:
         unmount(place)
+
+
+def fill(disk: Path) -> Path:
+    """Leave no room on it. Returns the file that takes it all."""
+    ballast = disk / BALLAST
+    with ballast.open("wb", buffering=0) as file:
+        while free := shutil.disk_usage(disk).free:
+            with suppress(OSError):  # somebody else took the last of it
+                file.write(bytes(free))
+    return ballast
 
 
 def mount(place: Path, megabytes: int) -> bool:

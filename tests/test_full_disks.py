@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
 import threading
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from running import DEADLINE_S, Toy, until, verified
-from small_disk import small_disk
+from small_disk import BALLAST, fill, small_disk
 from whimbrel.app import Whimbrel
 from whimbrel.domain import Job, JobState, MoveState
 from whimbrel.errors import DiskFull, StoreUnavailable
@@ -135,16 +133,6 @@ def often(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runner, "LONGEST_PAUSE_S", 0.2)
 
 
-def filled(disk: Path) -> Path:
-    """The file that fills it, to the last page."""
-    file = disk / "full"
-    with file.open("wb", buffering=0) as writing:
-        while (free := shutil.disk_usage(disk).free) > 0:
-            with suppress(OSError):  # somebody else took the last of it
-                writing.write(bytes(free))
-    return file
-
-
 def dropped(whimbrel: Whimbrel) -> Job:
     """The job that drops a view."""
     return next(job for job in whimbrel.jobs() if job.kind == "drop_view")
@@ -160,7 +148,7 @@ SCHEMES = ["chroma", "lancedb", "qdrant"]
 def test_a_move_to_a_full_disk_is_aborted(scheme: str, at: MoveState, tmp_path: Path) -> None:
     with small_disk(tmp_path / "disk", 8) as disk, opened(tmp_path / "home", "lancedb:") as whimbrel:
         whimbrel.add([{"id": str(number), "text": f"Note {number} on curlews."} for number in NOTES])
-        full = disk / "full"
+        full = disk / BALLAST
         if at is MoveState.COPYING:
             full.write_bytes(bytes(8 * 2**20 - 40_000))
         _, job = whimbrel.start_move("default", to=f"{scheme}:{disk}/target")
@@ -169,7 +157,7 @@ def test_a_move_to_a_full_disk_is_aborted(scheme: str, at: MoveState, tmp_path: 
         else:
             whimbrel.finish(job, timeout_s=DEADLINE_S)
         assert whimbrel.move("default").state is at
-        filled(disk)
+        fill(disk)
         aborted = whimbrel.abort_move(whimbrel.move("default"))
         until(lambda: ended(whimbrel) or "pace" in dropped(whimbrel).error, "it is dropped, or says why not")
         assert len(whimbrel.search("curlews", mode="dense", top_k=50).hits) == len(NOTES)
@@ -196,7 +184,7 @@ def test_a_view_on_a_full_disk_is_dropped_and_no_other_is_lost(scheme: str, tmp_
         whimbrel.finish(whimbrel.switch_move(whimbrel.move("going")), timeout_s=DEADLINE_S)
         old = whimbrel.finalise_move(whimbrel.move("going")).source_store
         assert old is not None
-        full = filled(disk)
+        full = fill(disk)
         whimbrel.start_view_job("drop_view", old)
         until(lambda: ended(whimbrel) or "pace" in dropped(whimbrel).error, "it is dropped, or says why not")
         for name in ("going", "kept"):

@@ -13,7 +13,7 @@ import sys
 import textwrap
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, closing, suppress
+from contextlib import asynccontextmanager, closing
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from hypothesis import strategies as st
 
 from chroma_server import ChromaServer
 from filter_strategies import filters, metadatas
-from small_disk import small_disk
+from small_disk import fill, small_disk
 from whimbrel.domain import Matches, Position, Space
 from whimbrel.errors import (
     BadInput,
@@ -728,16 +728,13 @@ async def test_a_server_whose_disk_was_full_and_what_it_wants(tmp_path: Path, mo
         store = opened(server.uri, "view", reach=Reach(timeout_s=0.5))
         await store.create()
         await store.apply(records([{}] * 300), [], Position("e", 1, "s"))
-        with (disk / "ballast").open("wb", buffering=0) as ballast:
-            while free := shutil.disk_usage(disk).free:
-                with suppress(OSError):
-                    ballast.write(bytes(free))
+        ballast = fill(disk)
         for write in (lambda: store.upsert(records([{}], first=300)), lambda: store.delete(["000001"])):
             with pytest.raises(DiskFull) as full:
                 await write()
             assert "started anew" in full.value.hint
         assert len((await store.search(unit_vectors(1)[0], 10)).ids) == 10
-        (disk / "ballast").unlink()
+        ballast.unlink()
         with monkeypatch.context() as patched:
             patched.setattr(httpx.AsyncClient, "request", unanswered)
             with pytest.raises(StoreUnavailable) as late:

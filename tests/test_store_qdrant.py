@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pickle
-import shutil
 import socket
 import sqlite3
 import subprocess
@@ -24,7 +23,7 @@ pytest.importorskip("qdrant_client")
 from qdrant_client import QdrantClient, models
 
 from qdrant_server import QdrantServer
-from small_disk import remount, small_disk
+from small_disk import fill, remount, small_disk
 from whimbrel.domain import Space
 from whimbrel.errors import (
     AlreadyOwned,
@@ -308,10 +307,7 @@ async def test_a_folder_that_cannot_be_opened_on_a_full_disk_is_not_damaged(tmp_
     """SQLite wants room for a log beside the file, also to read it; the view would be built anew."""
     with small_disk(tmp_path / "disk", 3) as disk:
         await filled(f"qdrant:{disk}/q")
-        full = disk / "full"
-        with full.open("wb", buffering=0) as file:
-            while free := shutil.disk_usage(disk).free:
-                file.write(bytes(free))
+        full = fill(disk)
         store = opened(f"qdrant:{disk}/q")
         with pytest.raises(DiskFull):
             await store.count()

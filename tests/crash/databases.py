@@ -5,19 +5,18 @@ from __future__ import annotations
 import json
 import math
 import re
-import shutil
 import sqlite3
 import time
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from chroma_server import ChromaServer
 from milvus_server import MilvusServer, milvus_python, own_milvus
 from own_postgres import OwnPostgres, own_postgres
-from small_disk import mount, unmount
+from small_disk import fill, mount, unmount
 
 _MILVUS = ("milvus server",) if milvus_python() else ()
 NAMES = ("lancedb", "postgres", "chroma folder", "chroma server", "qdrant folder", "milvus lite", *_MILVUS)
@@ -50,8 +49,8 @@ class Databases:
     """Those whose data lies on a small disk of its own."""
     fills: int = 0
     """How often one of those was full."""
-    full: dict[str, float] = field(default_factory=dict)
-    """Disks that are full, and when there is room again."""
+    full: dict[str, tuple[Path, float]] = field(default_factory=dict)
+    """Those whose disk is full: by what, and until when."""
 
     @property
     def home(self) -> Path:
@@ -79,18 +78,14 @@ class Databases:
         disk = self.folder / DISKS[name]
         if name in AWAY_WHEN_FULL:
             self.outages.append((time.time(), math.inf))
-        with (disk / "ballast").open("wb", buffering=0) as ballast:
-            while free := shutil.disk_usage(disk).free:
-                with suppress(OSError):  # somebody else took the last of it
-                    ballast.write(bytes(free))
+        self.full[name] = fill(disk), time.time() + for_s
         self.fills += 1
-        self.full[name] = time.time() + for_s
 
     def revive(self, *, at_once: bool = False) -> bool:
         """Start those whose time has come again, and make room. Returns whether all are there."""
-        for name, at in list(self.full.items()):
+        for name, (ballast, at) in list(self.full.items()):
             if at_once or time.time() >= at:
-                (self.folder / DISKS[name] / "ballast").unlink()
+                ballast.unlink()
                 del self.full[name]
                 if name == "chroma server":  # it writes again when it has been started anew
                     self.servers[name].kill()

@@ -43,11 +43,11 @@ _OVERLAP = "_split_overlap"
 PAGES = ("page", "page_number", "page_label", "page_no", "page_num")
 OBJECTS = ("metadata", "meta")
 """Of LangChain and Haystack, where a database can hold objects."""
-HAYSTACK = (
-    *("id", "content", "blob", "blob_data", "blob_meta", "blob_mime_type", "score", "embedding", "sparse_embedding"),
+_HAYSTACK = (
+    *("content", "blob", "blob_data", "blob_meta", "blob_mime_type", "score", "embedding", "sparse_embedding"),
     *("dataframe", "content_type", "id_hash_keys"),
 )
-"""What Haystack writes of a document beside its `meta`."""
+"""What Haystack writes of a document beside its `meta` and its id."""
 _BLOBS = ("blob", "blob_data", "id_hash_keys")
 """Of these, those that no other program writes beside a `meta`."""
 _SHARE = 0.5
@@ -234,9 +234,8 @@ def unfolded(metadata: Mapping[str, Any]) -> Mapping[str, Any]:
     the row: it would make each row a document of its own."""
     found = dict(_without_node(metadata))
     if isinstance(found.get("meta"), Mapping) and any(key in found for key in _BLOBS):
-        found = {
-            key: value for key, value in found.items() if key not in HAYSTACK or not (value is None or key == "id")
-        }
+        empty = {key for key in _HAYSTACK if found.get(key) is None}
+        found = {key: value for key, value in found.items() if key != "id" and key not in empty}
     for name in OBJECTS:
         inner = found.get(name)
         if isinstance(inner, Mapping) and not set(inner) & (set(found) - {name}):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -179,12 +179,9 @@ class Watch:
         return {}
 
     def _sample(self, adoption: Adoption) -> adoptions.Sample:
-        """Without rows that were refused when they were looked at last."""
         with self._catalog.read() as connection:
             view = collections.view(connection, adoption.view_id)
-            found = adoptions.sample(connection, view, SAMPLE, os.urandom(16))
-            refused = {public_id for public_id, _ in adoptions.rejects(connection, adoption.view_id)}
-        return replace(found, source_ids={key: id_ for key, id_ in found.source_ids.items() if key not in refused})
+            return adoptions.sample(connection, view, SAMPLE, os.urandom(16))
 
     def _note(self, adoption: Adoption, drift: Mapping[str, Any], fence: int | None) -> None:
         with self._catalog.write(fence=fence) as connection:

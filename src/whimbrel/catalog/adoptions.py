@@ -252,8 +252,10 @@ class Sample:
 
 def sample(connection: Connection, view: ViewRow, size: int, start: bytes) -> Sample:
     """`size` of the chunks that come from the database, or all: those whose public ids follow on `start`, in a circle.
-    Public ids are digests, so that these are no likelier than any others."""
+    Public ids are digests, so that these are no likelier than any others. Rows that were refused when they were looked
+    at last are not among them."""
     chunks, texts = t.chunks.c, t.texts.c
+    refused = select(t.rejects.c.public_id).where(t.rejects.c.view_id == view.id)
     query = (
         select(chunks.id, chunks.public_id, chunks.source_id, chunks.text_id, texts.hash)
         .join_from(t.chunks, t.texts, texts.id == chunks.text_id)
@@ -261,6 +263,7 @@ def sample(connection: Connection, view: ViewRow, size: int, start: bytes) -> Sa
             chunks.collection_id == view.view.collection_id,
             chunks.chunking_id == view.view.chunking_id,
             chunks.source_id.is_not(None),
+            chunks.public_id.not_in(refused),
         )
         .order_by(chunks.public_id)
     )
