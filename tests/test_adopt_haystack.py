@@ -204,6 +204,18 @@ def test_documents_of_haystack_are_put_together_from_their_splits(home: Whimbrel
         assert hit.metadata["year"] == 2000 + number // 5
 
 
+def test_each_split_is_a_document_where_that_is_wished(home: Whimbrel, fill: Fill) -> None:
+    """The id is not among the fields that are looked at, unless it is named."""
+    told = home.adopt(fill(split()), "birds", document_field="id")
+    assert (told["rows"], told["adopted"], told["rejected"]) == (20, 20, 0)
+    assert len(home.documents("birds")) == 20
+    hit = home.search(text_of(7), "birds", mode="dense").hits[0]
+    assert (hit.text, hit.title, hit.page) == (text_of(7), "Log 1", 2)
+    assert hit.metadata.keys() == {"file_path", "title", "year", "source_id"}
+    whole = home.document(hit.document_id, "birds")
+    assert (whole["text"], whole["uri"]) == (text_of(7), "log-1.pdf")
+
+
 def test_metadata_that_is_called_as_haystack_calls_its_own_is_kept(home: Whimbrel, tmp_path: Path) -> None:
     """A payload that has an id, and an object with another."""
     some = [Document(one.content, {"id": f"mine {n}", "score": n}, one.embedding) for n, one in enumerate(split())]

@@ -13,6 +13,7 @@ from whimbrel.errors import BadInput
 from whimbrel.stores.foreign.base import Rows
 
 OWN = "(the database's text)"
+OWN_ID = "(the row's id)"
 NODE = "_node_content"
 """LlamaIndex: the whole node as JSON."""
 TEXTS = (
@@ -115,8 +116,9 @@ class Fields:
         return key in ORDERS or key == _OVERLAP
 
 
-def guess(rows: Rows, wished: Wished, where: str) -> Fields:
-    """Of a sample of rows. Raises `BadInput` where no text is found, or a field that was named is in no row."""
+def guess(rows: Rows, wished: Wished, where: str, id_column: str = "id") -> Fields:
+    """Of a sample of rows, whose ids are called `id`, or as their column is. Raises `BadInput` where no text is found,
+    or a field that was named is in no row."""
     metadata = [dict(unfolded(one)) for one in rows.metadata]
     counts = _present(metadata)
     need = max(1, int(_SHARE * len(metadata)))
@@ -124,12 +126,14 @@ def guess(rows: Rows, wished: Wished, where: str) -> Fields:
 
     def found(what: str, named: str, names: Sequence[str]) -> str:
         if named:
-            if not any(_has(one, named) for one in metadata):
-                raise BadInput(
-                    f"{where}: no row of a sample of {len(metadata):,} has the field {named!r}. Nothing was adopted.",
-                    f"There are: {', '.join(sorted(counts)[:30]) or 'none'}.",
-                )
-            return named
+            if any(_has(one, named) for one in (*metadata, *rows.metadata)):
+                return named
+            if named in ("id", id_column):
+                return OWN_ID
+            raise BadInput(
+                f"{where}: no row of a sample of {len(metadata):,} has the field {named!r}. Nothing was adopted.",
+                f"There are: {', '.join(sorted(counts)[:30]) or 'none'}; and `id`, the row's own.",
+            )
         first = next((name for name in names if counts[name] >= need), "")
         if first:
             guessed.append(what)
@@ -225,6 +229,14 @@ def at(metadata: Mapping[str, Any], field: str) -> Any:
             return metadata.get(inner) if outer in OBJECTS and outer not in metadata else None  # it was unfolded
         value = value[key]
     return value
+
+
+def told(field: str, unfolded: Mapping[str, Any], given: Mapping[str, Any], source_id: str) -> Any:
+    """What a row says under a field, also where that is left out when the row is unfolded; None for no field."""
+    if field in ("", OWN_ID):
+        return source_id if field else None
+    value = at(unfolded, field)
+    return at(given, field) if value is None else value
 
 
 def unfolded(metadata: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from whimbrel.adopt.fields import OWN, Fields, at, number, unfolded
+from whimbrel.adopt.fields import OWN, Fields, at, number, told, unfolded
 from whimbrel.catalog.documents import DocumentWrite
 from whimbrel.catalog.listing import UNSAYABLE
 from whimbrel.domain import ChunkSpan, document_id, hash_id, row_id
@@ -108,7 +108,7 @@ def read_rows(rows: Rows, kind: IdKind, fields: Fields, where: str, looked: Look
             continue
         assert isinstance(text, str)
         looked.text(len(text))
-        found.append(_row(source_id, public_id, text, metadata, fields, where, rows.vectors[number_]))
+        found.append(_row(source_id, public_id, text, metadata, given, fields, where, rows.vectors[number_]))
     return found
 
 
@@ -134,12 +134,13 @@ def _row(
     public_id: str,
     text: str,
     metadata: Mapping[str, Any],
+    given: Mapping[str, Any],
     fields: Fields,
     where: str,
     vector: npt.NDArray[np.float32],
 ) -> Row:
-    uri = _words(at(metadata, fields.uri)) if fields.uri else ""
-    named = _words(at(metadata, fields.document)) if fields.document else ""
+    uri = _words(told(fields.uri, metadata, given, source_id))
+    named = _words(told(fields.document, metadata, given, source_id))
     page = number(at(metadata, fields.page)) if fields.page else None
     order = number(at(metadata, fields.order)) if fields.order else None
     kept, digest = _plain(
@@ -152,7 +153,7 @@ def _row(
         public_id,
         text,
         uri or (f"{where}#{named}" if named else f"{where}#{source_id}"),
-        _words(at(metadata, fields.title)) if fields.title else "",
+        _words(told(fields.title, metadata, given, source_id)),
         named,
         math.nan if order is None and page is None else (order if order is not None else page or 0.0),
         int(page) + 1 - fields.pages_from if page is not None and 0 <= page < 2**31 - 1 else None,

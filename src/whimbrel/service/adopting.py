@@ -232,7 +232,7 @@ class Adopting(CompatibleSpaces):
                     f"{shown} has no row with a vector of {table.dimensions:,} dimensions. Nothing was adopted.",
                     "There is nothing to adopt yet.",
                 )
-            found = naming.guess(sample, wished, shown)
+            found = naming.guess(sample, wished, shown, table.names.id)
             fit = await _fit(model, spec, sample, table, found, shown) if model is not None else None
             lengths = np.linalg.norm(sample.vectors, axis=1)
             copied = database.copied
