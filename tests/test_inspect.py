@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from adopting import D, Table, fill_chroma, fill_lance, fill_milvus, fill_parquet, fill_postgres, fill_qdrant, sightings
+from chroma_server import ChromaServer
 from commands import Shell
-from copying import chroma_client, files
+from copying import at, chroma_client, files
 from whimbrel.app import Whimbrel
 from whimbrel.errors import AlreadyOwned, ConfigError, NotFound, ViewDamaged
 
@@ -57,6 +58,43 @@ def test_a_collection_without_rows(home: Whimbrel, tmp_path: Path) -> None:
     uri = fill_chroma(tmp_path / "theirs", Table([], [], np.zeros((0, D), np.float32), []))
     (found,) = home.inspect(uri)["collections"]
     assert (found["count"], found["fields"]) == (0, {})
+
+
+@pytest.mark.parametrize("scheme", ["lancedb", "parquet", "chroma", "qdrant", "llamaindex"])
+@pytest.mark.parametrize("ending", ["", "/*"])
+def test_a_folder_without_collections(home: Whimbrel, tmp_path: Path, scheme: str, ending: str) -> None:
+    (tmp_path / "theirs").mkdir()
+    uri = f"{scheme}:{tmp_path / 'theirs'}"
+    assert home.inspect(uri + ending) == {"store": uri, "collections": []}
+    assert list((tmp_path / "theirs").iterdir()) == []
+    with pytest.raises(NotFound):
+        home.inspect(f"{uri}-not{ending}")
+
+
+def test_a_server_without_collections(home: Whimbrel, tmp_path: Path, fresh_postgres: str) -> None:
+    server = ChromaServer(tmp_path / "served")
+    server.start()
+    try:
+        assert home.inspect(f"{server.uri}/*") == {"store": server.uri, "collections": []}
+        plain, as_json, copied = Shell(tmp_path / "home").several(
+            ["inspect", f"{server.uri}/*"],
+            ["inspect", f"{server.uri}/*", "--json"],
+            ["copy", f"{server.uri}/*", f"lancedb:{tmp_path / 'to'}/*", "--json"],
+        )
+    finally:
+        server.kill()
+    assert (plain.status, as_json.status) == (0, 0)
+    assert "no collection with vectors" in plain.out
+    assert as_json.json == {"store": server.uri, "collections": []}
+    assert (copied.status, copied.json["error"]) == (2, "NotFound")
+    assert "nothing to copy" in copied.json["hint"]
+    assert home.inspect(at(fresh_postgres, "*"))["collections"] == []
+
+
+def test_all_collections_of_a_folder(home: Whimbrel, tmp_path: Path) -> None:
+    uri = fill_lance(tmp_path / "theirs", sightings(5)).rpartition("/")[0]
+    fill_lance(tmp_path / "theirs", sightings(7), "others")
+    assert home.inspect(f"{uri}/*") == home.inspect(uri)
 
 
 def test_a_damaged_collection_beside_others(home: Whimbrel, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
@@ -35,7 +36,10 @@ def look_into(uri: str, home: Home, base: Path) -> dict[str, Any]:
 
 
 def parse(uri: str) -> Address:
-    """Of a database, or of one collection of it: `resolve.ALL` where none is named. Raises `ConfigError`."""
+    """Of a database, or of one collection of it: `resolve.ALL` where none is named, or all. Raises `ConfigError`."""
+    with suppress(ConfigError):
+        if (named := resolve.parse(uri)).collection == resolve.ALL:
+            return named
     bare, mark, query = uri.partition("?")
     return resolve.parse(f"{bare.rstrip('/')}/{resolve.ALL}{mark}{query}")
 
@@ -102,10 +106,9 @@ def _nothing_at(whole: Address) -> NotFound:
 
 def _names_one(uri: str) -> bool:
     try:
-        resolve.parse(uri)
+        return resolve.parse(uri).collection != resolve.ALL
     except ConfigError:
         return False
-    return True
 
 
 async def _collection(database: Database, name: str) -> dict[str, Any]:

@@ -52,7 +52,10 @@ async def copy_all(
         every = source.collection == ALL
         names = await here.collections() if every else [source.collection]
         if not names:
-            raise NotFound(f"There is no collection with vectors in {here.shown}. Nothing was copied.")
+            raise NotFound(
+                f"There is no collection with vectors in {here.shown}. Nothing was copied.",
+                "There is nothing to copy; if there should be, check the address.",
+            )
         for name in names:
             to = name if target.collection == ALL else target.collection
             report = await _copy_one(
