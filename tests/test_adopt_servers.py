@@ -17,15 +17,18 @@ from sqlalchemy import select
 
 from adopting import D, Table, qdrant_id, qdrant_points, sightings, text_of
 from chroma_server import ChromaServer
+from commands import Shell
 from milvus_server import MilvusServer
 from qdrant_server import QdrantServer
 from running import DEADLINE_S, Toy
 from whimbrel.adopt import sameness
+from whimbrel.adopt.inspecting import look_into
 from whimbrel.app import Whimbrel
 from whimbrel.catalog import adoptions, collections
 from whimbrel.catalog import tables as t
 from whimbrel.catalog.documents import text_hash
 from whimbrel.domain import MoveState
+from whimbrel.home import Home
 from whimbrel.models.embedders import resolve
 from whimbrel.move import switching
 
@@ -321,12 +324,22 @@ def test_a_move_takes_every_row_of_a_server_to_lancedb(home: Whimbrel, toy: Toy,
 
 
 @pytest.mark.parametrize("theirs", ["milvus"], indirect=True)
-def test_what_is_searched_in_a_milvus_server_stays_in_its_memory(tmp_path: Path, toy: Toy, theirs: TheirMilvus) -> None:
-    """Its program may have come to search it meanwhile; what only reads its rows leaves it as it was."""
+def test_what_was_read_in_a_milvus_server_stays_in_its_memory(tmp_path: Path, toy: Toy, theirs: TheirMilvus) -> None:
+    """Its program may have come to search it meanwhile, which a server does not tell."""
+    stays = "it was not in the server's memory: it was loaded to be read, and stays there"
+    (found,) = look_into(theirs.uri, Home(tmp_path / "home"), tmp_path)["collections"]
+    assert stays not in found["notes"]
+    theirs.release()
+    (found,) = look_into(theirs.uri, Home(tmp_path / "home"), tmp_path)["collections"]
+    assert (found["count"], stays in found["notes"], theirs.is_loaded()) == (ROWS, True, True)
+    theirs.release()
+    (copied,) = Shell(tmp_path / "home").several(["copy", theirs.uri, f"lancedb:{tmp_path / 'to'}/log", "--json"])
+    (report,) = copied.json["collections"]
+    assert (copied.status, stays in report["notes"], theirs.is_loaded()) == (0, True, True)
     theirs.release()
     with Whimbrel(home=tmp_path / "home", embedder="toy") as home:
-        home.adopt(theirs.uri, "birds")
-        assert not theirs.is_loaded()
+        assert stays in home.adopt(theirs.uri, "birds")["notes"]
+        assert theirs.is_loaded()
         assert best(home, 7, "dense") == text_of(7)
         assert [drift for _, drift in asyncio.run(home.watch.drifts())] == [{}]
     assert theirs.is_loaded()

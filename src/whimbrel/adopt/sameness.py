@@ -130,8 +130,7 @@ class Watch:
             return {"said": f"the source cannot be read: {error.message}", "at": now()}
 
     async def _compared(self, adoption: Adoption, address: Address, before: Mapping[str, Any]) -> Mapping[str, Any]:
-        # What a Milvus server is made to load stays in its memory: its program may have come to need it meanwhile.
-        scratch = None if address.scheme.startswith("milvus+") else self._adopted / str(adoption.source["scratch"])
+        scratch = self._adopted / str(adoption.source["scratch"])
         database = open_database(address, base=self._base, scratch=scratch, reach=self._reach)
         source = database.source(address.collection, chosen_of(adoption.source))
         try:

@@ -168,11 +168,10 @@ def _nearest(
 
 
 def opener(rest: str, base: Path, *, scheme: str, scratch: Path | None, reach: Reach) -> MilvusDatabase:
-    """`scratch`: where the copy of a file that is a source may lie; None for a target, and for what is searched for as
-    long as it likes."""
+    """`scratch`: where the copy of a file that is a source may lie; None for a target."""
     if scheme != "milvus":
         server = parse_server(f"{scheme}:{rest}")
-        return MilvusDatabase(lambda: ServerCollections(server, reach, keeps=scratch is None), server.url)
+        return MilvusDatabase(lambda: ServerCollections(server, reach), server.url)
     path = base / Path(rest or "milvus.db").expanduser()
 
     def open_() -> Collections:

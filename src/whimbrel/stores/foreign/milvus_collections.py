@@ -50,6 +50,8 @@ class Shape:
     description: str = ""
     partitions: Sequence[str] = ()
     identity: str = ""
+    resting: bool = False
+    """It was not in its server's memory before it was to be read."""
 
     @property
     def key(self) -> Column:
@@ -134,11 +136,11 @@ def _literal(key: Key) -> str:
 
 
 class ServerCollections(Collections):
-    def __init__(self, server: Server, reach: Reach, *, keeps: bool = False) -> None:
-        """`keeps`: a collection that was not in the server's memory stays there. A server does not tell who else has
-        come to search it meanwhile, and counts nobody: released by one, it is gone for all."""
+    """A collection that was not in the server's memory is loaded, and stays there. A server does not tell who else has
+    come to search it meanwhile, and counts nobody: released by one, it is gone for all."""
+
+    def __init__(self, server: Server, reach: Reach) -> None:
         self._server = server
-        self._keeps = keeps
         self._reach = reach
         self._client: Any = None
         self._loaded: set[str] = set()
@@ -171,6 +173,7 @@ class ServerCollections(Collections):
                 found.get("description") or "",
                 client.list_partitions(name, timeout=CALL_S),
                 f"milvus {found.get('collection_id')}",
+                name in self._loaded or client.get_load_state(name, timeout=CALL_S)["state"].name == "NotLoad",
             )
 
         return self._call(shape)
@@ -231,13 +234,7 @@ class ServerCollections(Collections):
 
     def close(self) -> None:
         client, self._client = self._client, None
-        if client is None:
-            return
-        try:
-            for name in () if self._keeps else self._loaded:
-                client.release_collection(name, timeout=CALL_S)
-        finally:
-            self._loaded.clear()
+        if client is not None:
             client.close()
 
     def _read(

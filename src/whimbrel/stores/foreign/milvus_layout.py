@@ -83,6 +83,8 @@ class Layout:
         parts = [name for name in self.shape.partitions if name != "_default"]
         if parts:
             notes.append(f"which of its {len(parts) + 1} partitions a row is in is not kept")
+        if self.shape.resting:
+            notes.append("it was not in the server's memory: it was loaded to be read, and stays there")
         return notes
 
     def id_of(self, key: Key) -> Id:
