@@ -851,6 +851,48 @@ def test_of_rows_with_one_text_one_vector_is_of_record(home: Whimbrel, fresh_pos
     assert "as another collection" in drift["said"]
 
 
+def test_a_source_that_was_embedded_anew_is_not_adopted_again(home: Whimbrel, tmp_path: Path) -> None:
+    """The same texts with vectors of another model, and a new row: none of it comes among those that there are."""
+    uri = fill_lance(tmp_path / "theirs", sightings())
+    home.adopt(uri, "birds")
+    table = lancedb.connect(tmp_path / "theirs").open_table("log")
+    turned = [np.roll(vector, 5).tolist() for vector in sightings(61).vectors]
+    again = table.to_arrow().to_pylist()
+    new = {**again[0], "id": "row 60", "text": text_of(60)}
+    table.add([{**row, "vector": vector} for row, vector in zip([*again, new], turned, strict=True)], mode="overwrite")
+    with pytest.raises(Conflict, match="was embedded anew") as refused:
+        home.adopt(uri, "birds")
+    assert "another collection" in refused.value.hint
+    with home.catalog.read() as connection:
+        (one,) = adoptions.every(connection)
+        assert adoptions.count(connection, collections.view(connection, one.view_id)) == 60
+    for _ in range(2):  # other rows that are there do not hide it
+        assert "as another collection" in home.status()["collections"][0]["views"][0]["error"]
+        asyncio.run(home.watch.look())
+    table.add(
+        [{**row, "vector": vector} for row, vector in zip(again, sightings().vectors, strict=True)], mode="overwrite"
+    )
+    assert home.adopt(uri, "birds")["adopted"] == 60
+    assert [drift for _, drift in asyncio.run(home.watch.drifts())] == [{}]
+
+
+def test_of_a_row_whose_vector_alone_has_changed_the_first_counts(
+    home: Whimbrel, toy: Toy, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And it is said how many there are. Of rows with one text, one vector is of record: they are not counted."""
+    rows = sightings()
+    texts = [rows.texts[0]] * 5 + list(rows.texts[5:])
+    uri = fill_lance(tmp_path / "theirs", replace(rows, texts=texts))
+    home.adopt(uri, "birds", embedder="none")
+    assert home.adopt(uri, "birds")["kept_vectors"] == 0
+    table = lancedb.connect(tmp_path / "theirs").open_table("log")
+    table.update(where="id = 'row 12'", values={"vector": toy._vector("something else").tolist()})
+    assert run(["--home", str(home.home.path), "adopt", uri, "-c", "birds"]) == 0
+    assert "1 rows have another vector" in "".join(capsys.readouterr())
+    told = home.adopt(uri, "birds")
+    assert (told["rows"], told["changed"], told["kept_vectors"]) == (60, 0, 1)
+
+
 def test_a_text_that_was_taken_away_is_said_until_it_is_adopted_again(home: Whimbrel, fresh_postgres: str) -> None:
     uri = fill_postgres(fresh_postgres, sightings())
     home.adopt(uri, "birds")

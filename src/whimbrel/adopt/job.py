@@ -21,7 +21,7 @@ from whimbrel.adopt import grouping
 from whimbrel.adopt.fields import Fields
 from whimbrel.adopt.grouping import MOST_ROWS, Grouper, Looked, Row
 from whimbrel.adopt.opening import opened, scratch_of
-from whimbrel.adopt.sameness import Stand, stand_of
+from whimbrel.adopt.sameness import Stand, alike, note, stand_of, unlike
 from whimbrel.catalog import adoptions, collections
 from whimbrel.catalog.adoptions import Adoption, AdoptionState, Known
 from whimbrel.catalog.collections import ViewRow
@@ -30,7 +30,7 @@ from whimbrel.domain import hash_id
 from whimbrel.errors import Conflict
 from whimbrel.owner.frozen import address_of, chosen_of
 from whimbrel.owner.runner import JobContext, Refused
-from whimbrel.stores.base import Reach
+from whimbrel.stores.base import Reach, Vectors
 from whimbrel.stores.foreign import exact
 from whimbrel.stores.foreign.base import Id, IdKind, Source, Table
 
@@ -52,6 +52,8 @@ class _Counts:
     adopted: int = 0
     changed: int = 0
     """Whose text is another than the catalog has."""
+    kept_vectors: int = 0
+    """Rows that are as they were, but for their vector: the one of record stays."""
     doubled: int = 0
     other_vectors: int = 0
     rejected: int = 0
@@ -85,6 +87,8 @@ class Adopter:
         async with opening as (database, source):
             table = await source.describe()
             self._check(table, adoption)
+            if adoption.state is AdoptionState.ADOPTED:
+                await self._check_vectors(context, adoption, source)
             run = _Run(context, view, adoption, source, table)
             await run.all()
             stand = await stand_of(source, address, self._home)
@@ -102,6 +106,19 @@ class Adopter:
                 Conflict(
                     f"{said['uri']} is another collection, or has other columns, than when it was adopted. What was "
                     "adopted stays.",
+                    "Adopt it as another collection: `whimbrel adopt ... -c NAME`.",
+                )
+            )
+
+    async def _check_vectors(self, context: JobContext, adoption: Adoption, source: Source) -> None:
+        """Before anything is taken: vectors of another model are of another space, and may not come among those."""
+        found = await unlike(context.catalog, adoption, source)
+        if found.embedded_anew:
+            await asyncio.to_thread(note, context.catalog, adoption, found.drift, context.fence)
+            raise Refused(
+                Conflict(
+                    f"{adoption.source['uri']} was embedded anew since it was adopted: of {found.compared:,} rows "
+                    f"that were compared, {found.vectors:,} have another vector. What was adopted stays as it is.",
                     "Adopt it as another collection: `whimbrel adopt ... -c NAME`.",
                 )
             )
@@ -221,7 +238,7 @@ class _Run:
         if fresh:
             return rows
         there = await asyncio.to_thread(self._there, [row.public_id for row in rows])
-        kept = []
+        kept, same = [], []
         for row in rows:
             known = there.get(row.public_id)
             if known is None:
@@ -231,6 +248,12 @@ class _Run:
             elif known.text_hash != text_hash(row.text):  # its document is put together anew
                 self._counts.changed += 1
                 self._later.setdefault(known.document, []).append(row.source_id)
+            else:
+                same.append(row)
+        held = await asyncio.to_thread(self._vectors, [row.public_id for row in same])
+        self._counts.kept_vectors += sum(
+            row.public_id in held and not alike(row.vector, held[row.public_id]) for row in same
+        )
         return kept
 
     async def _fetched(self, ids: Sequence[Id], places: Sequence[int] | None) -> list[Row]:
@@ -321,6 +344,10 @@ class _Run:
         with self._catalog.read() as connection:
             return adoptions.known(connection, self._view, public_ids)
 
+    def _vectors(self, public_ids: Sequence[str]) -> dict[str, Vectors]:
+        with self._catalog.read() as connection:
+            return adoptions.own_vectors(connection, self._view, public_ids)
+
     def _rows_of(self, documents: Sequence[str]) -> dict[str, list[str]]:
         with self._catalog.read() as connection:
             return adoptions.rows_of(connection, self._view, documents)
@@ -361,6 +388,7 @@ class _Run:
                 "rows": stand.rows,
                 "adopted": adopted_rows,
                 "changed": self._counts.changed,
+                "kept_vectors": self._counts.kept_vectors,
                 "gone": max(0, adopted_rows + len(rejects) + self._counts.doubled - stand.rows),
                 "rejected": len(rejects),
                 "doubled": self._counts.doubled,

@@ -76,8 +76,58 @@ def _digest(ids: list[str]) -> np.ndarray[Any, np.dtype[np.uint64]]:
     return found
 
 
-def _alike(one: npt.NDArray[np.float32], other: npt.NDArray[np.float32]) -> bool:
+def alike(one: npt.NDArray[np.float32], other: npt.NDArray[np.float32]) -> bool:
     return one.shape == other.shape and bool(one @ other >= _SAME * np.linalg.norm(one) * np.linalg.norm(other))
+
+
+@dataclass(frozen=True, slots=True)
+class Unlike:
+    """Rows of a sample that say otherwise than when they were adopted."""
+
+    rows: int
+    """Of the sample."""
+    texts: int
+    vectors: int
+    compared: int
+    """Rows whose vectors were."""
+
+    @property
+    def embedded_anew(self) -> bool:
+        return 2 * self.vectors > self.compared
+
+    @property
+    def drift(self) -> dict[str, Any]:
+        """Where it was embedded anew."""
+        of = f"of {self.rows:,} rows that were read again are others, under the same ids"
+        said = _said(f"the vectors of {self.vectors:,} {of}", sampled=True, way_out=_EMBEDDED_ANEW)
+        return {**said, "embedded_anew": True}
+
+
+async def unlike(catalog: Catalog, adoption: Adoption, source: Source) -> Unlike:
+    """Read rows of a sample again, and compare them with the catalog."""
+
+    def sample() -> adoptions.Sample:
+        with catalog.read() as connection:
+            view = collections.view(connection, adoption.view_id)
+            return adoptions.sample(connection, view, SAMPLE, os.urandom(16))
+
+    held = await asyncio.to_thread(sample)
+    kind, fields = (await source.describe()).ids, Fields.read(adoption.fields)
+    named = list(held.source_ids.items())
+    texts = vectors = 0
+    for some in batched(named, _READ):
+        fetched = await source.fetch([kind.parse(source_id) for _, source_id in some], None)
+        where, looked = str(adoption.source["uri"]), grouping.Looked()
+        read = await asyncio.to_thread(grouping.read_rows, fetched.rows, kind, fields, where, looked)
+        rows: dict[str, list[grouping.Row]] = {}
+        for row in read:
+            rows.setdefault(row.public_id, []).append(row)
+        texts += len(fetched.unfit) + len(looked.rejects.keys() - rows.keys())
+        for key, same_id in rows.items():
+            same = [row for row in same_id if text_hash(row.text) == held.texts[key]]
+            texts += not same
+            vectors += bool(same) and key in held.vectors and not alike(same[0].vector, held.vectors[key])
+    return Unlike(len(named), texts, vectors, len(held.vectors))
 
 
 class Watch:
@@ -102,7 +152,7 @@ class Watch:
                 self._due[adoption.view_id] = now() + LISTING_S
             drift = _lasting(adoption, await self._drift(adoption))
             if drift.get("said") != adoption.drift.get("said"):
-                await asyncio.to_thread(self._note, adoption, drift, fence)
+                await asyncio.to_thread(note, self._catalog, adoption, drift, fence)
 
     async def drifts(self) -> list[tuple[Adoption, Mapping[str, Any]]]:
         """How each source that is served differs now; empty where it does not. Writes nothing."""
@@ -153,43 +203,22 @@ class Watch:
         return unlike
 
     async def _unlike(self, adoption: Adoption, source: Source) -> Mapping[str, Any]:
-        """What rows of a sample say otherwise than when they were adopted; empty where that is nothing."""
-        held = await asyncio.to_thread(self._sample, adoption)
-        kind, fields = (await source.describe()).ids, Fields.read(adoption.fields)
-        named = list(held.source_ids.items())
-        texts = vectors = 0
-        for some in batched(named, _READ):
-            fetched = await source.fetch([kind.parse(source_id) for _, source_id in some], None)
-            where, looked = str(adoption.source["uri"]), grouping.Looked()
-            read = await asyncio.to_thread(grouping.read_rows, fetched.rows, kind, fields, where, looked)
-            rows: dict[str, list[grouping.Row]] = {}
-            for row in read:
-                rows.setdefault(row.public_id, []).append(row)
-            texts += len(fetched.unfit) + len(looked.rejects.keys() - rows.keys())
-            for key, same_id in rows.items():
-                alike = [row for row in same_id if text_hash(row.text) == held.texts[key]]
-                texts += not alike
-                vectors += bool(alike) and key in held.vectors and not _alike(alike[0].vector, held.vectors[key])
-        of = f"of {len(named):,} rows that were read again are others, under the same ids"
-        if texts:
-            return _said(f"the texts of {texts:,} {of}", sampled=True)
-        if 2 * vectors > len(held.vectors):
-            return _said(f"the vectors of {vectors:,} {of}", sampled=True, way_out=_EMBEDDED_ANEW)
-        return {}
+        found = await unlike(self._catalog, adoption, source)
+        if found.texts:
+            of = f"of {found.rows:,} rows that were read again are others, under the same ids"
+            return _said(f"the texts of {found.texts:,} {of}", sampled=True)
+        return found.drift if found.embedded_anew else {}
 
-    def _sample(self, adoption: Adoption) -> adoptions.Sample:
-        with self._catalog.read() as connection:
-            view = collections.view(connection, adoption.view_id)
-            return adoptions.sample(connection, view, SAMPLE, os.urandom(16))
 
-    def _note(self, adoption: Adoption, drift: Mapping[str, Any], fence: int | None) -> None:
-        with self._catalog.write(fence=fence) as connection:
-            latest = adoptions.get(connection, adoption.view_id)
-            if latest.counts.get("generation") != adoption.counts.get("generation"):
-                return  # it was adopted again meanwhile
-            adoptions.change(connection, adoption.view_id, drift=dict(drift))
-            error = str(drift["said"]) if drift else ""
-            collections.set_view(connection, adoption.view_id, error=error)
+def note(catalog: Catalog, adoption: Adoption, drift: Mapping[str, Any], fence: int | None) -> None:
+    """Write down how a source differs, to be shown with its view."""
+    with catalog.write(fence=fence) as connection:
+        latest = adoptions.get(connection, adoption.view_id)
+        if latest.counts.get("generation") != adoption.counts.get("generation"):
+            return  # it was adopted again meanwhile
+        adoptions.change(connection, adoption.view_id, drift=dict(drift))
+        error = str(drift["said"]) if drift else ""
+        collections.set_view(connection, adoption.view_id, error=error)
 
 
 _AGAIN = "`whimbrel adopt` again takes in what is new"
@@ -207,6 +236,8 @@ def _said(what: str, stand: Stand | None = None, *, sampled: bool = False, way_o
 
 
 def _lasting(adoption: Adoption, drift: Mapping[str, Any]) -> Mapping[str, Any]:
-    """What one sample has found, the next one does not take back, or count anew: that is for adopting again."""
+    """What one sample has found, the next one does not take back, or count anew: that is for adopting again. Nothing
+    else that is found takes the place of vectors of another model."""
     seen = adoption.drift.get("sampled") and (not drift or drift.get("sampled"))
+    seen = seen or adoption.drift.get("embedded_anew")
     return adoption.drift if seen else drift

@@ -269,17 +269,39 @@ def sample(connection: Connection, view: ViewRow, size: int, start: bytes) -> Sa
     )
     found = list(connection.execute(query.where(chunks.public_id >= start).limit(size)))
     found += connection.execute(query.where(chunks.public_id < start).limit(size - len(found)))
-    shared: set[int] = set()
-    for batch in batched(sorted({row.text_id for row in found}), 1_000):
-        used = select(chunks.text_id).where(chunks.text_id.in_(batch)).group_by(chunks.text_id)
-        shared.update(connection.execute(used.having(func.count() > 1)).scalars())
-    alone = [int(row.id) for row in found if row.text_id not in shared]
-    ids, held = rows.load_vectors(connection, alone, view.view.space_id)
     return Sample(
         {row.public_id.hex(): row.source_id for row in found},
         {row.public_id.hex(): row.hash for row in found},
-        dict(zip(ids, held, strict=True)),
+        _own_vectors(connection, view, {int(row.id): int(row.text_id) for row in found}),
     )
+
+
+def own_vectors(connection: Connection, view: ViewRow, public_ids: Sequence[str]) -> dict[str, npt.NDArray[np.float32]]:
+    """As `Sample.vectors`, of those chunks."""
+    chunks = t.chunks.c
+    found: dict[int, int] = {}
+    for batch in batched([bytes.fromhex(one) for one in public_ids], 5_000):
+        query = select(chunks.id, chunks.text_id).where(
+            chunks.collection_id == view.view.collection_id,
+            chunks.public_id.in_(batch),
+            chunks.chunking_id == view.view.chunking_id,
+        )
+        found.update((int(key), int(text)) for key, text in connection.execute(query))
+    return _own_vectors(connection, view, found)
+
+
+def _own_vectors(
+    connection: Connection, view: ViewRow, text_ids: Mapping[int, int]
+) -> dict[str, npt.NDArray[np.float32]]:
+    """`text_ids`: by key of the chunk."""
+    chunks = t.chunks.c
+    shared: set[int] = set()
+    for batch in batched(sorted(set(text_ids.values())), 1_000):
+        used = select(chunks.text_id).where(chunks.text_id.in_(batch)).group_by(chunks.text_id)
+        shared.update(connection.execute(used.having(func.count() > 1)).scalars())
+    alone = [key for key, text in text_ids.items() if text not in shared]
+    ids, held = rows.load_vectors(connection, alone, view.view.space_id)
+    return dict(zip(ids, held, strict=True))
 
 
 def count(connection: Connection, view: ViewRow) -> int:

@@ -161,6 +161,11 @@ def _tell_done(done: Mapping[str, Any], collection: str) -> None:
         )
     if done["changed"]:
         out.line(f"  {done['changed']:,} of them had another text before.")
+    if done["kept_vectors"]:
+        out.note(
+            f"  Note: {done['kept_vectors']:,} rows have another vector than before, and the same text: after a move, "
+            "the one that was adopted counts."
+        )
     if done["gone"]:
         out.note(
             f"  Note: {done['gone']:,} rows that were adopted are not in the source any more: they are found by words, "
