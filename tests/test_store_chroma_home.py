@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from chroma_server import ChromaServer
 from running import DEADLINE_S, Toy, files, found, until, verified
 from small_disk import small_disk
 from whimbrel.app import Whimbrel
-from whimbrel.domain import SearchResult, ViewKind
+from whimbrel.domain import SearchResult, ViewKind, ViewState
 from whimbrel.models.embedders import resolve
 
 pytest.importorskip("chromadb")
@@ -103,6 +104,37 @@ def test_real_vectors_are_verified_within_the_rounding_of_chroma(tmp_path: Path)
     with Whimbrel(home=tmp_path / "home", store="chroma:") as whimbrel:
         whimbrel.ingest([tmp_path / "notes"])
         verified(whimbrel, "default")
+
+
+def test_a_server_that_was_killed_at_rest_and_has_another_row_since(
+    tmp_path: Path, server: ChromaServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one that gives back what was deleted. Nothing is written, and nobody asks it anything, while it is away."""
+    import chromadb
+
+    monkeypatch.setattr("whimbrel.owner.views.AT_REST_S", 0.3)
+    server.start()
+    with opened(tmp_path / "home", server.uri) as home:
+        home.add([{"id": str(n), "text": f"Notes on birds, number {n}."} for n in range(10)])
+        home.wait_for_head("default", timeout_s=DEADLINE_S)
+        assert home.own()
+        (before,) = (row for row in home.views() if row.view.kind is ViewKind.STORE)
+        server.kill()
+        server.start()
+        client = chromadb.HttpClient(port=server.port)
+        theirs = client.get_collection(before.view.name, embedding_function=None)
+        theirs.add(ids=["back"], embeddings=theirs.peek(1)["embeddings"], documents=["Deleted."])
+        monkeypatch.setattr("whimbrel.owner.follower.COUNT_S", 0.3)
+
+        def live() -> list[int]:
+            views = (row for row in home.views() if row.view.kind is ViewKind.STORE)
+            return [row.id for row in views if row.view.state is ViewState.LIVE]
+
+        until(lambda: live() not in ([], [before.id]), "the view is built anew")
+        verified(home, "default")
+        (after,) = live()
+        time.sleep(1.0)
+        assert live() == [after], "one whose rows are as many as they should be stays"
 
 
 def test_a_server_away_and_back(tmp_path: Path, server: ChromaServer) -> None:

@@ -32,6 +32,8 @@ WINDOW = 4_000
 """Changes that are applied in one go, at least; a batch ends where a commit ends."""
 MEETINGS = 5
 """How often a view that is to stand still tries to do so where the writers are."""
+COUNT_S = 900.0
+"""Between two counts of the rows of a view whose database may have begun anew."""
 PIECE = 2_000
 """Rows of the log that are held in memory together."""
 
@@ -95,6 +97,7 @@ class Follower:
         self._uncounted = False
         self._deleted = False
         """Rows were deleted, not in one commit with the position, and none counted since."""
+        self._counted_at = time.monotonic()
 
     async def open(self) -> None:
         """Check that the data is there and belongs to this log. Raises `ViewDamaged`, saying why, if it does not."""
@@ -201,6 +204,15 @@ class Follower:
             await self.target.settle()
             if count and self._deleted:
                 self._deleted = not await self.check_count()
+
+    async def count_again(self) -> None:
+        """Now and then, of a view that stands where its log ends. A database that was killed and started anew may hold
+        other rows than before, and whoever writes nothing to it does not notice that it was away. Raises `ViewDamaged`;
+        what the database raises where it is away now, so that it is opened, and counted, when it is back."""
+        if self.target.atomic or not self.target.elsewhere or time.monotonic() < self._counted_at + COUNT_S:
+            return
+        async with self.turn:
+            await self.check_count()
 
     async def close(self) -> None:
         async with self.turn:
@@ -359,6 +371,7 @@ class Follower:
         """Compare the number of rows with the catalog's; False where the two do not stand at one position. Raises
         `ViewDamaged` where they differ."""
         held = await self.target.count()
+        self._counted_at = time.monotonic()
         expected, head = await asyncio.to_thread(self._expected)
         if head == self.position and held != expected:
             raise ViewDamaged(

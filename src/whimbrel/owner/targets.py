@@ -36,6 +36,8 @@ class Target(ABC):
 
     atomic = True
     """Rows, deletions and position are one commit: what says where it stands is what it holds."""
+    elsewhere = False
+    """Its database may be in another process, which ends and begins anew without a word to this one."""
 
     @abstractmethod
     async def exists(self) -> bool: ...
@@ -91,6 +93,7 @@ class StoreTarget(Target):
         self.store = store
         self._exact = store.describe().exact_vectors
         self.atomic = store.describe().atomic
+        self.elsewhere = not store.describe().single_process
 
     async def exists(self) -> bool:
         return await self.store.exists()

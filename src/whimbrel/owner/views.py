@@ -255,6 +255,8 @@ class Views:
             if since_maintained:
                 await follower.maintain()
                 since_maintained = 0
+            if follower.row.id not in self._moving:
+                await follower.count_again()
             if not await comes(event, AT_REST_S):
                 if not at_rest:
                     await follower.settle(count=follower.row.id not in self._moving)  # a move compares every row
