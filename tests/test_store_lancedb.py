@@ -761,6 +761,33 @@ def test_importing_the_library_leaves_others_alone() -> None:
     assert run_python(code, ".").wait() == 0
 
 
+@pytest.mark.parametrize("where", ["overrides", "overrides.enforce", "overrides.overrides", "chromadb.api"])
+def test_another_thread_may_import_chroma_meanwhile(where: str) -> None:
+    code = f"""
+        import threading, time
+        from whimbrel import memory
+        from whimbrel.stores.lancedb.library import import_lancedb
+        memory.own_process = True
+
+        class InTheMiddle:  # where Chroma imports what it needs, LanceDB is imported
+            thread = None
+            def find_spec(self, name, path=None, target=None):
+                if name == {where!r} and self.thread is None:
+                    self.thread = threading.Thread(target=import_lancedb)
+                    self.thread.start()
+                    time.sleep(0.05)
+
+        sys.meta_path.insert(0, middle := InTheMiddle())
+        import chromadb
+        middle.thread.join()
+        import lancedb
+        import overrides
+        assert overrides.override.__module__.startswith("overrides"), overrides.override
+        import pandas
+    """
+    assert run_python(code, ".").wait() == 0
+
+
 @pytest.mark.parametrize("own", [False, True])
 def test_a_process_of_our_own_does_without_pandas_and_another_keeps_it(own: bool) -> None:
     code = f"""

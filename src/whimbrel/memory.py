@@ -6,6 +6,7 @@ import ctypes
 import gc
 import os
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.abc import MetaPathFinder
@@ -59,6 +60,11 @@ def importing() -> Iterator[None]:
         gc.enable()
 
 
+LIBRARIES = threading.RLock()
+"""Held by who imports the client of a database: two threads that import libraries which need the same others may each
+get half of one from the other, and what is set aside for one import is not there for the other."""
+
+
 def keep_pandas_out() -> None:
     """Out of Arrow, in a process of our own: it looks for pandas when it makes its first array, takes in all of it
     where it is installed (0.2 s and 33 MB), and does not look again. Nobody here hands it a data frame, and whoever
@@ -67,7 +73,7 @@ def keep_pandas_out() -> None:
         return
     import pyarrow
 
-    absent = _NoPandas()
+    absent = _NoPandas(threading.get_ident())
     sys.meta_path.insert(0, absent)
     try:
         pyarrow.array([0])
@@ -76,6 +82,9 @@ def keep_pandas_out() -> None:
 
 
 class _NoPandas(MetaPathFinder):
+    def __init__(self, thread: int) -> None:
+        self._thread = thread
+
     def find_spec(self, name: str, path: object, target: object = None) -> None:
-        if name == "pandas":
+        if name == "pandas" and threading.get_ident() == self._thread:
             raise ModuleNotFoundError("pandas is not wanted here", name=name)

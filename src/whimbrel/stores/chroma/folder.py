@@ -25,6 +25,7 @@ from whimbrel.errors import (
     ViewError,
     WhimbrelError,
 )
+from whimbrel.memory import LIBRARIES
 from whimbrel.stores.base import REBUILD
 from whimbrel.stores.batches import Refused
 from whimbrel.stores.chroma.backend import NAMES, Collection, UnknownId
@@ -237,8 +238,9 @@ def index_folder(path: Path, collection: str) -> Path | None:
 
 def _import_chromadb() -> Any:
     try:
-        import chromadb
-        import chromadb.config
+        with LIBRARIES:
+            import chromadb
+            import chromadb.config
     except ImportError:
         raise _KIND.missing() from None
     return chromadb

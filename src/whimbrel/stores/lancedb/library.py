@@ -6,7 +6,6 @@ import asyncio
 import os
 import re
 import sys
-import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -26,7 +25,7 @@ from whimbrel.errors import (
     ViewError,
     WhimbrelError,
 )
-from whimbrel.memory import keep_pandas_out
+from whimbrel.memory import LIBRARIES, keep_pandas_out
 from whimbrel.stores.base import REBUILD
 from whimbrel.stores.lancedb.remote import translate_remote
 
@@ -59,13 +58,14 @@ def import_lancedb() -> Any:
     to be overridden (0.15 s). Where a program has imported them already, they stay."""
     os.environ.setdefault("LANCE_LOG", "error")  # its notes on its own internals go to stderr
     os.environ.setdefault("LANCE_DEFAULT_IO_BUFFER_SIZE", str(_READ_AHEAD_BYTES))
-    with _importing:
+    with LIBRARIES:
         if "lancedb" not in sys.modules and _CLIENT not in sys.modules:
             absent = _Absent()
             keep_pandas_out()
             sys.meta_path.insert(0, absent)
             try:
-                import lancedb
+                with _unchecked():
+                    import lancedb
             finally:
                 sys.meta_path.remove(absent)
                 for name in absent.made:  # who needs the client later gets the real one
@@ -75,27 +75,44 @@ def import_lancedb() -> Any:
 
 
 _CLIENT = "lance_namespace_urllib3_client"
-_CHECKS = "overrides"
-_importing = threading.Lock()
+
+
+@contextmanager
+def _unchecked() -> Iterator[None]:
+    """`overrides.override` marks its method only, without looking at it. It is the real module, as another thread may
+    import a library that needs it."""
+    import overrides
+
+    checked = overrides.override
+    overrides.override = _marked
+    try:
+        yield
+    finally:
+        overrides.override = checked
+
+
+def _marked(method: Any = None, **_: bool) -> Any:
+    if method is None:
+        return _marked
+    method.__override__ = True
+    return method
 
 
 class _Absent(MetaPathFinder, Loader):
-    """Finds modules of the client as empty ones, whose every name is a class that cannot be made; and the decorators of
-    the checks as ones that do nothing."""
+    """Finds modules of the client as empty ones, whose every name is a class that cannot be made."""
 
     def __init__(self) -> None:
         self.made: list[str] = []
 
     def find_spec(self, name: str, path: object, target: object = None) -> ModuleSpec | None:
-        return ModuleSpec(name, self, is_package=True) if name.partition(".")[0] in (_CLIENT, _CHECKS) else None
+        return ModuleSpec(name, self, is_package=True) if name.partition(".")[0] == _CLIENT else None
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
         self.made.append(spec.name)
         return _Empty(spec.name)
 
     def exec_module(self, module: ModuleType) -> None:
-        if module.__name__ == _CHECKS:
-            vars(module).update(override=lambda method: method, EnforceOverrides=object)
+        """There is nothing in it."""
 
 
 class _Empty(ModuleType):

@@ -19,6 +19,7 @@ from whimbrel.errors import (
     ViewError,
     WhimbrelError,
 )
+from whimbrel.memory import LIBRARIES
 from whimbrel.stores.base import REBUILD, Reach
 from whimbrel.stores.batches import Refused
 from whimbrel.stores.milvus.backend import NAMES
@@ -60,7 +61,8 @@ def connect(server: Server, reach: Reach) -> Any:
 
 def import_pymilvus() -> Any:
     try:
-        import pymilvus
+        with LIBRARIES:
+            import pymilvus
     except ImportError:
         raise MissingExtra("The package of Milvus is not installed.", "pip install 'whimbrel[milvus]'") from None
     # It logs each error with what was asked for, which may be a text, and raises it too.

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from whimbrel.errors import AlreadyOwned, Conflict, StoreUnavailable, ViewDamaged, ViewError, WhimbrelError
+from whimbrel.memory import LIBRARIES
 from whimbrel.stores.base import REBUILD
 from whimbrel.stores.folders import BESIDE, OpenFolder, gone, user_of
 from whimbrel.stores.qdrant import files
@@ -95,7 +96,8 @@ def held(path: Path) -> AlreadyOwned:
 
 def import_qdrant() -> Any:
     try:
-        import qdrant_client
+        with LIBRARIES:
+            import qdrant_client
     except ImportError:
         raise _KIND.missing() from None
     return qdrant_client
