@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections import deque
 from collections.abc import AsyncIterator, Sequence
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +39,8 @@ MAX_BATCH_ROWS = 5_461
 """Chroma's: SQLite's variables by six. A server says its own."""
 
 _POSITION = "whimbrel:position"
+_SCAN_ROWS = 1_000
+"""Of a batch of a scan: several pages, whose vectors are small once they are no digits any more."""
 
 
 class ChromaStore(Store):
@@ -160,19 +164,22 @@ class ChromaStore(Store):
         """By a list of the ids taken first: Chroma's offsets shift when rows are deleted meanwhile. A row that comes
         later is not in it, one that goes meanwhile is left out. Two pages are on their way at a time."""
         collection = await self._open()
-        pages = rows.pages(await self.ids(), min(batch, rows.PAGE_ROWS))
-        waiting: list[asyncio.Task[Records]] = []
+        waiting: deque[asyncio.Task[Records]] = deque()
+        came: list[Records] = []
+        pages = iter(rows.pages(await self.ids(), min(batch, rows.PAGE_ROWS)))
         try:
-            for page in pages:
-                waiting.append(asyncio.create_task(self._rows(collection, page)))
-                if len(waiting) == 2:
-                    records = await waiting.pop(0)
-                    if len(records):
-                        yield records
-            while waiting:
-                records = await waiting.pop(0)
-                if len(records):
-                    yield records
+            while True:
+                for page in islice(pages, 2 - len(waiting)):
+                    waiting.append(asyncio.create_task(self._rows(collection, page)))
+                if not waiting:
+                    break
+                came.append(await waiting.popleft())
+                if sum(map(len, came)) + rows.PAGE_ROWS > min(batch, _SCAN_ROWS):
+                    joined, came = Records.joined(came, self._space.dimensions), []
+                    if len(joined):
+                        yield joined
+            if len(joined := Records.joined(came, self._space.dimensions)):
+                yield joined
         finally:
             for task in waiting:
                 task.cancel()
