@@ -667,8 +667,11 @@ def test_what_the_rows_say_themselves_is_not_chosen(
     home: Whimbrel, tmp_path: Path, filler: Callable[[Path, Table], str], chosen: dict[str, Any]
 ) -> None:
     """It was passed over, and rows kept the ids that they have."""
-    with pytest.raises(BadInput, match=r"cannot be chosen: its rows say it themselves\. Nothing was adopted"):
+    with pytest.raises(
+        BadInput, match=r"cannot be chosen: its rows say it themselves\. Nothing was adopted"
+    ) as refused:
         home.adopt(filler(tmp_path / "theirs", sightings()), "birds", **chosen)
+    assert refused.value.hint == f"Leave `--{next(iter(chosen)).replace('_', '-')}` out."
     assert not home.collections()
 
 
@@ -768,6 +771,45 @@ def test_a_name_that_is_taken_and_a_place_that_is_not_there(home: Whimbrel, tmp_
     with pytest.raises(ConfigError, match="credential"):
         home.adopt("postgresql://me:secret@localhost/db/notes", "birds")
     assert [one.name for one in home.collections()] == ["taken"]
+
+
+@pytest.mark.parametrize("filler", [fill_lance, fill_chroma, fill_qdrant])
+def test_a_folder_and_no_collection_of_it(
+    home: Whimbrel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, filler: Callable[..., str]
+) -> None:
+    """The folder above was said to be no database, or the last part to be no collection of it."""
+    for name in ("waders", "log"):
+        uri = filler(tmp_path / "theirs", sightings(5), name)
+    before = files(tmp_path / "theirs")
+    with pytest.raises(ConfigError, match="theirs' names no collection") as refused:
+        home.adopt(uri.rpartition("/")[0], "birds")
+    assert refused.value.hint == "Put one behind it, after a `/`. Those that are there: 'log', 'waders'."
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match="theirs' names no collection") as refused:
+        home.adopt(f"{uri.partition(':')[0]}:theirs", "birds")
+    assert "'log', 'waders'" in refused.value.hint
+    with pytest.raises(NotFound, match="'nothing'"):
+        home.adopt(f"{uri.rpartition('/')[0]}/nothing", "birds")
+    assert files(tmp_path / "theirs") == before
+    assert not home.collections()
+
+
+def test_a_database_whose_names_a_copy_of_its_files_would_tell(home: Whimbrel, tmp_path: Path) -> None:
+    uri = fill_milvus(tmp_path / "theirs", sightings(5)).rpartition("/")[0]
+    with pytest.raises(ConfigError, match=r"names no collection") as refused:
+        home.adopt(uri, "birds")
+    assert "`whimbrel inspect` with this URI names those that there are" in refused.value.hint
+
+
+def test_a_server_and_no_collection_of_it(home: Whimbrel, fresh_postgres: str) -> None:
+    head, mark, query = fill_postgres(fresh_postgres, sightings(5)).partition("?")
+    bare = f"{head.rpartition('/')[0]}{mark}{query}"
+    with pytest.raises(ConfigError, match="names no collection") as refused:
+        home.adopt(bare, "birds")
+    assert refused.value.hint == "Put one behind it, after a `/`. Those that are there: 'log'."
+    with pytest.raises(ConfigError, match="names no collection") as refused:
+        home.adopt("chroma+http://localhost:9", "birds")  # nobody is there to be asked
+    assert "For example" in refused.value.hint
 
 
 def test_a_chroma_folder_that_is_open_is_told(home: Whimbrel, tmp_path: Path) -> None:

@@ -51,6 +51,16 @@ def test_the_status_says_whether_it_holds(shell: Shell, tmp_path: Path) -> None:
     assert refused.json["error"] == "Conflict"
 
 
+def test_a_source_without_a_collection_is_told_from_those_that_there_are(shell: Shell, tmp_path: Path) -> None:
+    fill_lance(tmp_path / "l", rows=3)
+    for source in ("lancedb:l", f"lancedb:{tmp_path}/l"):
+        refused = shell.run("copy", source, "parquet:out/renamed", ok=False)
+        assert refused.status == 2
+        assert f"'{source}' names no collection" in refused.err
+        assert "'notes'" in refused.err
+    assert not (tmp_path / "out").exists()
+
+
 def test_relative_paths_are_of_the_working_directory(shell: Shell, tmp_path: Path) -> None:
     fill_lance(tmp_path / "l", rows=3)
     shell.run("copy", "lancedb:l/notes", "parquet:out/renamed")

@@ -125,6 +125,8 @@ def test_what_is_not_there(home: Whimbrel, tmp_path: Path, monkeypatch: pytest.M
             home.inspect(uri)
     with pytest.raises(ConfigError, match="Did you mean 'lancedb'"):
         home.inspect("lancedbb:somewhere")
+    with pytest.raises(ConfigError, match="no store 'theirs'"):  # as it was typed
+        home.inspect("theirs")
     for scheme, meant in (("parket", "parquet"), ("llama-index", "llamaindex")):
         with pytest.raises(ConfigError, match=f"Did you mean '{meant}'") as refused:
             home.inspect(f"{scheme}:somewhere")

@@ -20,6 +20,7 @@ from whimbrel.stores.base import Reach
 from whimbrel.stores.foreign import resolve
 from whimbrel.stores.foreign.base import Chosen, Database, Source, Table, VectorKind
 from whimbrel.stores.foreign.resolve import Address, open_database
+from whimbrel.stores.resolve import parse_uri
 
 SAMPLED = 200
 """Rows whose metadata tells the fields, where the database declares none."""
@@ -37,6 +38,7 @@ def look_into(uri: str, home: Home, base: Path) -> dict[str, Any]:
 
 def parse(uri: str) -> Address:
     """Of a database, or of one collection of it: `resolve.ALL` where none is named, or all. Raises `ConfigError`."""
+    parse_uri(uri, also=resolve.NO_STORES)  # an error is of what was typed
     with suppress(ConfigError):
         if (named := resolve.parse(uri)).collection == resolve.ALL:
             return named

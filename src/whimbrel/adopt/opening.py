@@ -19,6 +19,8 @@ from whimbrel.stores.foreign.resolve import Address, open_database
 from whimbrel.stores.resolve import same_place
 
 _OPTIONS = {"--id": "--id-field", "--text": "--text-field", "--vector": "--vector-field"}
+_BOTH = re.compile(r"`--\w+` or (`--\w+-field`)")
+"""An option of a copy, and that of adopting."""
 REACH = Reach(timeout_s=120.0)
 COPIES = "files-"
 """Begins the names of folders with copies of files."""
@@ -63,7 +65,9 @@ def files_of(address: Address, base: Path) -> Path | None:
 def place_of(uri: str, base: Path, configured: Iterable[str]) -> Place:
     """Raises `ConfigError` where the URI names no collection, or holds a credential that the configuration has not: the
     catalog keeps none."""
-    address = resolve.parse(uri)
+    from whimbrel.adopt.unnamed import parse
+
+    address = parse(uri, base)
     if address.collection == resolve.ALL:
         raise ConfigError(
             "One collection is adopted at a time; `*` is all.", "`whimbrel inspect URI` names those that there are."
@@ -91,11 +95,14 @@ async def opened(
     address: Address, chosen: Chosen, *, base: Path, scratch: Path, reach: Reach
 ) -> AsyncIterator[tuple[Database, Source]]:
     """The database and the collection, to be read. Errors speak of adopting."""
+    from whimbrel.adopt.unnamed import noticed
+
     with adopting():
         database = open_database(address, base=base, scratch=scratch, reach=reach)
         source = database.source(address.collection, chosen)
         try:
-            yield database, source
+            async with noticed(address, base):
+                yield database, source
         finally:
             await source.close()
             await database.close()
@@ -109,6 +116,7 @@ def adopting() -> Iterator[None]:
     except WhimbrelError as error:
         error.message = error.message.replace("Nothing was copied", "Nothing was adopted")
         error.args = (error.message, *error.args[1:])
-        hint = re.sub(r"(--(?:id|text|vector))(?![\w-])", lambda found: _OPTIONS[found[1]], error.hint)
+        hint = _BOTH.sub(r"\1", error.hint)
+        hint = re.sub(r"(--(?:id|text|vector))(?![\w-])", lambda found: _OPTIONS[found[1]], hint)
         error.hint = hint.replace("copy from its server", "adopt from its server")
         raise

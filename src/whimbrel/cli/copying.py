@@ -54,13 +54,14 @@ def copy(
     """Copy collections from one database to another, and compare every row. The source is not written to."""
     found = settings()
     log_to_stderr(found, quiet=True)
+    from whimbrel.adopt import unnamed
     from whimbrel.home import Home
     from whimbrel.move.copy import Options
     from whimbrel.stores.foreign.base import Chosen
     from whimbrel.stores.foreign.resolve import parse
     from whimbrel.stores.metrics import Metric
 
-    here, there = parse(source), parse(target)
+    here, there = unnamed.parse(source, Path.cwd()), parse(target)
     chosen = Chosen(id_, text, vector, Metric(metric) if metric else None)
     options = Options(verify=verify.value, resume=resume, chosen=chosen, allow_gone=allow_gone)
     progress = Progress(quiet=as_json)
@@ -82,6 +83,7 @@ def copy(
 def _copy(here: Address, there: Address, options: object, states: Path, progress: Progress, as_json: bool) -> bool:
     import asyncio
 
+    from whimbrel.adopt.unnamed import noticed
     from whimbrel.move.copy import Options, copy_all
 
     assert isinstance(options, Options)
@@ -98,9 +100,13 @@ def _copy(here: Address, there: Address, options: object, states: Path, progress
         if not as_json:
             _tell(report)
 
-    reports = asyncio.run(
-        copy_all(here, there, options, base=Path.cwd(), states=states, on_step=progress.paced, on_report=told)
-    )
+    async def copied() -> list[CopyReport]:
+        async with noticed(here, Path.cwd()):
+            return await copy_all(
+                here, there, options, base=Path.cwd(), states=states, on_step=progress.paced, on_report=told
+            )
+
+    reports = asyncio.run(copied())
     holds = all(report.holds for report in reports)
     if as_json:
         out.data({"holds": holds, "collections": [report.as_dict() for report in reports]})

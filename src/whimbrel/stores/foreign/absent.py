@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 
 from whimbrel.errors import NotFound
@@ -19,9 +19,10 @@ def absent(what: str, name: str, where: str, there: Iterable[str] | None) -> Not
     names = sorted(there)
     near = get_close_matches(name, names, n=1)
     guess = f"Did you mean {near[0]!r}? " if near else ""
+    return NotFound(message, f"{guess}{listed(names)}" if names else "There is none at all.")
+
+
+def listed(names: Sequence[str]) -> str:
+    """Of names in order, at least one."""
     more = f", and {len(names) - SHOWN:,} more" if len(names) > SHOWN else ""
-    listed = ", ".join(map(repr, names[:SHOWN]))
-    return NotFound(
-        message,
-        f"{guess}Those that are there: {listed}{more}." if names else "There is none at all.",
-    )
+    return f"Those that are there: {', '.join(map(repr, names[:SHOWN]))}{more}."
