@@ -52,7 +52,9 @@ def toy(monkeypatch: pytest.MonkeyPatch) -> Toy:
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Whimbrel]:
-    with Whimbrel(home=tmp_path_factory.mktemp("home"), **{"ingest.max_file_bytes": 2_000_000}) as whimbrel:
+    with Whimbrel(
+        home=tmp_path_factory.mktemp("home"), **{"ingest.max_file_bytes": 2_000_000, "ingest.workers": 2}
+    ) as whimbrel:
         yield whimbrel
 
 

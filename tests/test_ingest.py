@@ -25,7 +25,7 @@ pytestmark = pytest.mark.timeout(120)
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Whimbrel]:
-    with Whimbrel(home=tmp_path_factory.mktemp("home")) as whimbrel:
+    with Whimbrel(home=tmp_path_factory.mktemp("home"), **{"ingest.workers": 2}) as whimbrel:
         yield whimbrel
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import MetaData, Table, select, text
 
+from catalog_schema import through_migrations
 from support import collection, contents, document, write
 from whimbrel.catalog import migrate
 from whimbrel.catalog import tables as t
@@ -33,6 +35,13 @@ def upgrade():
     {then}
 """
 REVISIONS = (*migrate.REVISIONS, "next")
+
+
+@pytest.fixture(autouse=True)
+def migrations() -> Iterator[None]:
+    """Every schema is made by them, that of the fixture `catalog` too."""
+    with through_migrations():
+        yield
 
 
 @pytest.fixture
