@@ -27,7 +27,7 @@ class Served:
         self.port = free_port()
         command = [sys.executable, "-m", "whimbrel", "--home", str(home), "serve", "--port", str(self.port), *options]
         kept = {name: value for name, value in os.environ.items() if not name.startswith("WHIMBREL_")}
-        kept["WHIMBREL_CACHE_ANSWERS_S"] = "0"
+        kept |= {"WHIMBREL_CACHE_ANSWERS_S": "0", "WHIMBREL_INGEST_WORKERS": "1"}
         self.log = home.with_name(f"{home.name}-{self.port}.log")
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(command, env={**kept, **environment}, stderr=log, stdout=log)

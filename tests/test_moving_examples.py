@@ -39,6 +39,7 @@ def ran(name: str, folder: Path, **yours: str) -> str:
         if not key.startswith(("WHIMBREL", "CHROMA", "DATABASE", "MILVUS"))
     }
     environment = {**kept, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "HOME": str(folder)}
+    environment["WHIMBREL_INGEST_WORKERS"] = "1"
     done = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", script],
         cwd=folder,
