@@ -41,11 +41,40 @@ for _name in VARIABLES:  # a key of who runs the tests must not send their docum
     os.environ.pop(_name, None)
 
 
+LONGEST = (
+    "crash/test_moving.py",
+    "test_moving_examples.py",
+    "test_api_schema.py",
+    "crash/test_crash.py",
+    "test_move_cli.py",
+    "crash/test_outage.py",
+    "crash/test_owning.py",
+    "test_copy_cli.py",
+)
+"""What has tests of 10 to 60 s, but those with Milvus."""
+
+
+@pytest.hookimpl(trylast=True)  # of what is selected
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What wants a Milvus server comes first: so one worker has all of it, and starts one server, which takes a part of
     a core also when nobody asks it anything. Each worker begins with a stretch of the tests; others take from its end.
+    The longest begin the stretches of the others, so that no worker is left with one when all else is done.
     """
     items.sort(key=lambda item: "milvus" not in item.nodeid.lower())
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    if workers == 1:
+        return
+    long = sorted(filter(_is_long, items), key=lambda item: "crash/test_moving.py" not in item.nodeid)
+    rest = [item for item in items if not _is_long(item)]
+    for worker in range(1, workers):
+        start = worker * len(items) // workers
+        rest[start:start] = long[worker - 1 :: workers - 1]
+    items[:] = rest
+
+
+def _is_long(item: pytest.Item) -> bool:
+    path = item.nodeid.partition("::")[0]
+    return path.endswith(tuple(f"/{one}" for one in LONGEST)) and "milvus" not in item.nodeid.lower()
 
 
 @pytest.fixture(scope="session")

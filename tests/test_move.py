@@ -38,7 +38,7 @@ from whimbrel.models.embedders import resolve
 from whimbrel.move import switching
 from whimbrel.move.checks import Checker
 from whimbrel.move.switching import Switcher
-from whimbrel.owner import runner
+from whimbrel.owner import runner, tasks
 from whimbrel.owner.follower import Follower
 from whimbrel.stores.base import Records, StoreInfo
 
@@ -722,6 +722,7 @@ def test_a_source_that_does_not_answer_can_be_left(home: Whimbrel, monkeypatch: 
 
     for name in ("search", "upsert", "count", "exists", "position"):
         monkeypatch.setattr(MemoryStore, name, out)
+    monkeypatch.setattr(tasks, "OPENING_LOOKS", 20)  # it is given up sooner
     add_without_waiting(home)
     move = moved(home, "lancedb:back")
     assert move.state is MoveState.READY

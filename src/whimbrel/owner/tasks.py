@@ -26,6 +26,8 @@ PATIENCE_S = 600.0
 LOOKS = 20
 """At a view that has far to go, before others have their turn."""
 COME_BACK_S = 0.5
+OPENING_LOOKS = 300
+"""For a view that is not open, a tenth of a second apart."""
 DROP_GRACE_S = 60.0
 """How long the data of a replaced view stays, for searches that have it open."""
 
@@ -79,7 +81,7 @@ def _suspect(context: JobContext, key: int, reason: str) -> None:
 
 
 async def follower_of(owner: Owner, key: int) -> Follower:
-    for _ in range(300):
+    for _ in range(OPENING_LOOKS):
         follower = owner.views.followers.get(key)
         if follower is not None:
             return follower
