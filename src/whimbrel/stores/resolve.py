@@ -32,6 +32,7 @@ from whimbrel.config.values import canonical_store, mask_url, without_credential
 from whimbrel.domain import Space
 from whimbrel.errors import ConfigError
 from whimbrel.stores.base import Reach, Store
+from whimbrel.stores.extras import check_client
 
 GROUP = "whimbrel.stores"
 """Of entry points: scheme = "package.module:opener"."""
@@ -58,11 +59,13 @@ def open_store(
     reach: Reach = REACH,
     configured: Iterable[str] = (),
 ) -> Store:
-    """The store of the table `name` at `uri`. Opens nothing yet. Raises `ConfigError` for a URI that names no store.
+    """The store of the table `name` at `uri`. Opens nothing yet. Raises `ConfigError` for a URI that names no store,
+    `MissingExtra` where its client is not installed.
 
     `configured`: URIs of the configuration; one of the same place gives the credentials.
     """
     scheme, _ = parse_uri(uri)
+    check_client(scheme)
     place = without_credentials(uri)
     whole = uri if place != canonical_store(uri) else next((one for one in configured if same_place(one, uri)), uri)
     return _opener(scheme)(whole.strip(), name, space, base=base, read_only=read_only, reach=reach)

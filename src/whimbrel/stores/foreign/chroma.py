@@ -20,6 +20,7 @@ from whimbrel.stores.chroma.backend import Collection, UnknownId
 from whimbrel.stores.chroma.metadata import OURS
 from whimbrel.stores.chroma.rows import from_chroma, present
 from whimbrel.stores.chroma.uri import parse_server
+from whimbrel.stores.extras import check_client
 from whimbrel.stores.foreign.absent import absent
 from whimbrel.stores.foreign.base import MARK, Chosen, Database, Fetched, Id, IdKind, Mark, Rows, Sink, Source, Table
 from whimbrel.stores.foreign.chroma_backends import AtServer, Everything, InFolder, Whole
@@ -186,10 +187,12 @@ class ChromaSource(Source):
 def opener(rest: str, base: Path, *, scheme: str, scratch: Path | None, reach: Reach) -> Database:
     """`scratch`: where the copy of a folder that is a source may lie; None for a target."""
     if scheme != "chroma":
+        check_client(scheme)
         return ChromaDatabase(AtServer(parse_server(f"{scheme}:{rest}"), reach))
     folder = base / Path(rest or "chroma").expanduser()
     if is_old(folder):
         return OldFolder(folder)
+    check_client(scheme)
     if scratch is None:
         return ChromaDatabase(InFolder(folder), folder=folder)
     snapshot = Snapshot(folder, scratch)

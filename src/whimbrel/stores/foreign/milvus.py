@@ -22,6 +22,7 @@ import numpy.typing as npt
 
 from whimbrel.errors import AlreadyOwned, NotFound
 from whimbrel.stores.base import Reach
+from whimbrel.stores.extras import check_client
 from whimbrel.stores.folders import user_of
 from whimbrel.stores.foreign import chroma_files
 from whimbrel.stores.foreign.absent import absent
@@ -170,9 +171,12 @@ def _nearest(
 def opener(rest: str, base: Path, *, scheme: str, scratch: Path | None, reach: Reach) -> MilvusDatabase:
     """`scratch`: where the copy of a file that is a source may lie; None for a target."""
     if scheme != "milvus":
+        check_client(scheme)
         server = parse_server(f"{scheme}:{rest}")
         return MilvusDatabase(lambda: ServerCollections(server, reach), server.url)
     path = base / Path(rest or "milvus.db").expanduser()
+    if not is_old(path):
+        check_client(scheme)
 
     def open_() -> Collections:
         if is_old(path):

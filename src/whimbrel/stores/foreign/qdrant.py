@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from whimbrel.errors import BadInput
 from whimbrel.stores.base import Reach
+from whimbrel.stores.extras import check_client
 from whimbrel.stores.foreign import layout
 from whimbrel.stores.foreign.absent import absent
 from whimbrel.stores.foreign.base import (
@@ -221,6 +222,8 @@ class QdrantSource(Source):
 def opener(rest: str, base: Path, *, scheme: str, scratch: Path | None, reach: Reach) -> QdrantDatabase:
     """`scratch`: of a source, where a copy of a file may lie that a killed program left half written; None: a
     target."""
+    if scheme != "qdrant" or not scratch:
+        check_client(scheme)
     if scheme != "qdrant":
         server = ServerBackend(parse_server(f"{scheme}:{rest}"), reach)
         return QdrantDatabase(server, ServerReader(server))

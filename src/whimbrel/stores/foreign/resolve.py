@@ -23,6 +23,7 @@ from urllib.parse import unquote
 from whimbrel.config.values import canonical_store, mask_url, without_credentials
 from whimbrel.errors import ConfigError
 from whimbrel.stores.base import Reach
+from whimbrel.stores.extras import check_client
 from whimbrel.stores.foreign.base import Database
 from whimbrel.stores.resolve import parse_uri
 
@@ -114,9 +115,7 @@ def open_database(address: Address, *, base: Path, scratch: Path | None, reach: 
 
             return milvus.opener(rest, base, scheme=address.scheme, scratch=scratch, reach=reach)
         case "postgresql":
-            from whimbrel.stores.postgres.address import import_psycopg
-
-            import_psycopg()
+            check_client(address.scheme)
             from whimbrel.stores.foreign import postgres
 
             return postgres.opener(address.place, reach)

@@ -13,7 +13,10 @@ import re
 from dataclasses import dataclass, field
 from urllib.parse import unquote
 
-from whimbrel.errors import ConfigError, MissingExtra
+from psycopg import ProgrammingError
+from psycopg.conninfo import conninfo_to_dict
+
+from whimbrel.errors import ConfigError
 
 SCHEMA = "whimbrel"
 _EXAMPLE = "For example: `postgresql://user@db.example.org/app`; the password may come from PGPASSWORD or ~/.pgpass."
@@ -29,11 +32,7 @@ class Address:
 
 
 def parse_address(uri: str) -> Address:
-    """Raises `ConfigError` for what libpq cannot read, and `MissingExtra` without psycopg."""
-    import_psycopg()
-    from psycopg import ProgrammingError
-    from psycopg.conninfo import conninfo_to_dict
-
+    """Raises `ConfigError` for what libpq cannot read."""
     conninfo, schema = _without_schema(re.sub(r"^postgres(ql)?(\+\w+)?:", "postgresql:", uri.strip()))
     try:
         parts = conninfo_to_dict(conninfo)
@@ -44,17 +43,6 @@ def parse_address(uri: str) -> Address:
     port, database = parts.get("port"), parts.get("dbname")
     shown = f"Postgres at {host}" + (f":{port}" if port else "") + (f"/{database}" if database else "")
     return Address(conninfo, schema, shown)
-
-
-def import_psycopg() -> None:
-    """Raises `MissingExtra` where it is not installed."""
-    try:
-        import psycopg  # noqa: F401
-    except ImportError as error:
-        raise MissingExtra(
-            "A store in Postgres needs the driver psycopg, which is not installed.",
-            "Install it: `pip install 'whimbrel[postgres]'`.",
-        ) from error
 
 
 def _without_schema(uri: str) -> tuple[str, str]:
