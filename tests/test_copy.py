@@ -140,6 +140,41 @@ async def test_a_target_that_another_copy_made_is_refused(copies: Copies, tmp_pa
         await copies.one(two, target)
 
 
+@pytest.mark.parametrize("kind", ["lancedb", "parquet", "chroma", "qdrant", "milvus", "postgresql"])
+async def test_a_copy_keeps_the_metric_that_it_was_made_with(
+    kind: str, copies: Copies, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    source = fill_lance(tmp_path / "l", rows=20)
+    target = f"{kind}:{tmp_path}/out{'.db' if kind == 'milvus' else ''}/notes"
+    if kind == "postgresql":
+        target = at(request.getfixturevalue("fresh_postgres"), "notes")
+    for made, other in ((Metric.L2, Metric.COSINE), (Metric.COSINE, Metric.L2)):
+        to = target.replace("notes", f"notes_{made}")
+        assert (await copies.one(source, to, chosen=Chosen(metric=made))).metric == made
+        with pytest.raises(Conflict, match=f"made with the metric {made}, not with {other}") as caught:
+            await copies.one(source, to, chosen=Chosen(metric=other))
+        assert f"with `--metric {made}`" in caught.value.hint
+        again = await copies.one(source, to, chosen=Chosen(metric=made))
+        assert again.holds
+        assert (again.metric, again.written) == (made, 0)
+    if kind in ("lancedb", "parquet", "postgresql"):  # the others ask for it each time
+        assert (await copies.one(source, to)).metric == made
+
+
+async def test_a_copy_of_no_metric_stays_one(copies: Copies, tmp_path: Path) -> None:
+    source, target = fill_lance(tmp_path / "l"), f"parquet:{tmp_path}/out/notes"
+    assert (await copies.one(source, target)).metric is None
+    with pytest.raises(Conflict, match="made with no metric, not with l2") as caught:
+        await copies.one(source, target, chosen=Chosen(metric=Metric.L2))
+    assert "without `--metric`" in caught.value.hint
+    index = lancedb.index.IvfPq(distance_type="l2", num_partitions=2, num_sub_vectors=2)
+    lancedb.connect(tmp_path / "l").open_table("notes").create_index("emb", config=index)
+    again = await copies.one(source, target)
+    assert again.holds
+    assert again.metric is None
+    assert "says its metric now, l2" in again.notes[-1]
+
+
 async def test_the_source_as_its_own_target_is_refused(copies: Copies, fresh_postgres: str, tmp_path: Path) -> None:
     for source in (fill_lance(tmp_path / "l"), fill_chroma_folder(tmp_path / "c"), fill_postgres(fresh_postgres)):
         with pytest.raises(Conflict, match="is the source"):

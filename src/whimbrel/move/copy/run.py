@@ -15,6 +15,7 @@ from whimbrel.move.copy.state import State
 from whimbrel.stores.base import Reach
 from whimbrel.stores.foreign.base import Database, Sink, Source, Table
 from whimbrel.stores.foreign.resolve import ALL, Address, open_database
+from whimbrel.stores.metrics import Metric
 
 REACH = Reach(timeout_s=120.0)
 _RESUME = "What was copied is safe: the same command with --resume goes on."
@@ -139,6 +140,8 @@ async def _begin(
             f"A copy to {names[1].shown} was begun and did not end. Nothing was changed.",
             "Go on with it: the same command with --resume.",
         )
+    if found is not None:
+        table = _of_one_metric(found.metric, table, names[1], options)
     mark = mark_of(copy, table)
     if found is None:
         if not table.declared:
@@ -152,6 +155,24 @@ async def _begin(
             state.put(copy=copy)
         await sink.open(table, mark)
     return table
+
+
+def _of_one_metric(made: Metric | None, table: Table, target: Address, options: Options) -> Table:
+    """The table with the metric that the copy was `made` with. Raises `Conflict` where another one is meant now."""
+    if table.metric == made:
+        return table
+    if table.metric is not None and (made is not None or options.chosen.metric is not None):
+        again = f"with `--metric {made}`" if made else "without `--metric`"
+        go_on = f"Go on as before: {again}. " if options.chosen.metric is not None else ""
+        raise Conflict(
+            f"The copy {target.shown} was made with {f'the metric {made}' if made else 'no metric'}, not with "
+            f"{table.metric}. Nothing was changed.",
+            f"{go_on}For {table.metric}, name another target, or drop that one and copy anew.",
+        )
+    if table.metric is not None:
+        said = f"the source says its metric now, {table.metric}; this copy was made when it said none, and says none"
+        table = replace(table, notes=[*table.notes, said])
+    return replace(table, metric=made)
 
 
 def _check(table: Table, sink: Sink) -> None:
