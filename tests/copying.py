@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from qdrant_client import QdrantClient, models
 
-from whimbrel.move.copy import CopyReport, Options, copy_all
+from whimbrel.move.copy import CopyReport, Options, Told, copy_all
 from whimbrel.stores.base import Reach
 from whimbrel.stores.foreign.base import Chosen, Rows, Source, Table
 from whimbrel.stores.foreign.resolve import open_database, parse
@@ -33,6 +33,12 @@ class Copies:
     folder: Path
 
     async def run(self, source: str, target: str, on_step: Any = None, **options: Any) -> list[CopyReport]:
+        """Copies that all went."""
+        told = await self.told(source, target, on_step, **options)
+        assert all(isinstance(one, CopyReport) for one in told), told
+        return [one for one in told if isinstance(one, CopyReport)]
+
+    async def told(self, source: str, target: str, on_step: Any = None, **options: Any) -> list[Told]:
         return await copy_all(
             parse(source),
             parse(target),

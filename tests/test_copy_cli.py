@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import lancedb
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -75,6 +76,38 @@ def test_all_collections_and_the_hint_at_a_cold_copy(shell: Shell, tmp_path: Pat
     ran = shell.run("copy", f"chroma:{tmp_path}/c/*", f"chroma:{tmp_path}/d/*")
     assert "--cold" in ran.err
     assert ran.out.count("the same.") == 2
+
+
+def test_what_keeps_one_collection_from_going_keeps_no_other(shell: Shell, tmp_path: Path) -> None:
+    """One without ids, one whose name is taken in the target, one whose ids come twice, between two that go."""
+    for name in "ace":
+        fill_lance(tmp_path / "l", name, 20)
+    database = lancedb.connect(tmp_path / "l")
+    rows = database.open_table("a").to_arrow().slice(0, 5)
+    database.create_table("b", rows.drop_columns("doc_id"))
+    database.create_table("d", pa.concat_tables([rows, rows]))
+    fill_lance(tmp_path / "out", "c", 3)
+    ran = shell.run("copy", f"lancedb:{tmp_path}/l/*", f"lancedb:{tmp_path}/out/*", ok=False)
+    assert ran.status == 1
+    assert ran.out.count("the same.") == 2
+    for name in "bcd":
+        assert f"l {name!r} -> lancedb:{tmp_path}/out {name!r}: did not go." in ran.err
+    assert ran.err.index("'c': did not go") < ran.err.index("'d': did not go"), "what can be told first is"
+    assert "Nothing was" not in ran.err
+    assert "--resume" not in ran.err, "of these, it would help none"
+    assert "2 of 5 collections were copied" in ran.err
+
+    ran = shell.run("copy", f"lancedb:{tmp_path}/l/*", f"lancedb:{tmp_path}/out/*", "--json", ok=False)
+    assert (ran.status, ran.json["holds"]) == (1, False)
+    told = {one["source"][-3:]: one for one in ran.json["collections"]}
+    assert list(told) == ["'a'", "'b'", "'c'", "'d'", "'e'"]
+    assert [one["holds"] for one in told.values()] == [True, False, False, False, True]
+    assert told["'e'"]["unchanged"] == 20
+    assert told["'c'"]["error"] == "Conflict"
+    assert told["'c'"]["target"].endswith("out 'c'")
+    assert told["'d'"]["error"] == "BadInput"
+    assert "--id COLUMN" in told["'d'"]["hint"]
+    assert lancedb.connect(tmp_path / "out").open_table("c").count_rows() == 3
 
 
 def test_a_cold_copy_is_what_a_server_serves(shell: Shell, tmp_path: Path) -> None:

@@ -24,10 +24,19 @@ pytest.importorskip("qdrant_client")
 
 from qdrant_client import QdrantClient, models
 
-from copying import Copies, at, files, fill_qdrant_folder, vectors
+from copying import Copies, at, files, fill_parquet, fill_qdrant_folder, vectors
 from qdrant_server import QdrantServer
-from whimbrel.errors import AlreadyOwned, BadInput, ConfigError, Conflict, NotFound, StoreRefused, StoreUnsupported
-from whimbrel.move.copy import copy_cold
+from whimbrel.errors import (
+    AlreadyOwned,
+    BadInput,
+    ConfigError,
+    Conflict,
+    NotFound,
+    StoreRefused,
+    StoreUnavailable,
+    StoreUnsupported,
+)
+from whimbrel.move.copy import CopyFailure, CopyReport, copy_cold
 from whimbrel.stores.base import Reach
 from whimbrel.stores.foreign.base import Chosen, IdKind, Mark, VectorField, VectorKind
 from whimbrel.stores.foreign.resolve import open_database, parse
@@ -371,6 +380,36 @@ async def test_copies_over_the_api_of_a_server(server: QdrantServer, copies: Cop
     server.version = "1.15.3"
     with pytest.raises(StoreUnsupported, match=r"1\.16"):
         await copies.one(f"qdrant:{tmp_path}/a/text_chunks", f"{server.uri}/place2/x")
+
+
+async def test_of_all_collections_those_that_were_done_are_told_when_the_server_goes_away(
+    server: QdrantServer, copies: Copies, tmp_path: Path
+) -> None:
+    for name in ("a", "b", "c"):
+        fill_parquet(tmp_path / "p", name, rows=5)
+    fill_parquet(tmp_path / "p", "a:b", rows=5)  # which is no name of Qdrant's
+    source, target = f"parquet:{tmp_path}/p/*", f"{server.uri}/*"
+
+    def goes_away(what: str, done: int, total: int) -> None:
+        if what == "listing the rows" and server.state().client.collection_exists("b"):
+            server.failing = 503
+
+    told = await copies.told(source, target, goes_away, chosen=Chosen(metric=Metric.COSINE))
+    assert [one.holds for one in told] == [True, False, False, False]
+    first, refused, broken, never = told
+    assert isinstance(first, CopyReport)
+    assert isinstance(refused, CopyFailure)
+    assert isinstance(refused.error, StoreRefused)
+    assert "--resume" not in refused.error.hint
+    assert isinstance(broken, CopyFailure)
+    assert isinstance(broken.error, StoreUnavailable)
+    assert "--resume" in broken.error.hint
+    assert isinstance(never, CopyFailure)
+    assert never.error.message.startswith("Not tried")
+
+    server.failing = 0
+    told = await copies.told(source, target, resume=True, chosen=Chosen(metric=Metric.COSINE))
+    assert [one.holds for one in told] == [True, False, True, True]
 
 
 async def test_snapshots_go_from_server_to_server(server: QdrantServer, copies: Copies, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from whimbrel.cli.options import AsJson
 from whimbrel.cli.progress import Progress
 
 if TYPE_CHECKING:
-    from whimbrel.move.copy import CopyReport
+    from whimbrel.move.copy import CopyReport, Told
     from whimbrel.stores.foreign.resolve import Address
 
 FROM_HELP = "DATABASE_URI/COLLECTION; `*` for all collections, quoted for the shell."
@@ -84,7 +84,7 @@ def _copy(here: Address, there: Address, options: object, states: Path, progress
     import asyncio
 
     from whimbrel.adopt.unnamed import noticed
-    from whimbrel.move.copy import Options, copy_all
+    from whimbrel.move.copy import CopyReport, Options, copy_all
 
     assert isinstance(options, Options)
     if here.scheme == "chroma" and there.scheme.startswith("chroma"):
@@ -95,12 +95,18 @@ def _copy(here: Address, there: Address, options: object, states: Path, progress
     if here.scheme.startswith("qdrant+") and there.scheme.startswith("qdrant+"):
         out.note("From Qdrant server to server, `--cold` carries snapshots, which have the index too.")
 
-    def told(report: CopyReport) -> None:
+    def told(report: Told) -> None:
         progress.end()
-        if not as_json:
-            _tell(report)
+        if isinstance(report, CopyReport):
+            if not as_json:
+                _tell(report)
+            return
+        error = report.error
+        out.note(f"{report.source} -> {report.target}: did not go. {error.code}: {error.message}")
+        if error.hint:
+            out.note(f"  {error.hint}")
 
-    async def copied() -> list[CopyReport]:
+    async def copied() -> list[Told]:
         async with noticed(here, Path.cwd()):
             return await copy_all(
                 here, there, options, base=Path.cwd(), states=states, on_step=progress.paced, on_report=told
@@ -108,6 +114,9 @@ def _copy(here: Address, there: Address, options: object, states: Path, progress
 
     reports = asyncio.run(copied())
     holds = all(report.holds for report in reports)
+    gone = sum(isinstance(report, CopyReport) for report in reports)
+    if gone < len(reports):
+        out.note(f"{gone:,} of {len(reports):,} collections were copied; what the others need is said above.")
     if as_json:
         out.data({"holds": holds, "collections": [report.as_dict() for report in reports]})
     return holds

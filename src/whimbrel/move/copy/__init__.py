@@ -2,7 +2,7 @@
 
 from whimbrel.move.copy.cold import ColdReport, copy_cold
 from whimbrel.move.copy.copier import Options, Step
-from whimbrel.move.copy.report import CopyReport, Verified
+from whimbrel.move.copy.report import CopyFailure, CopyReport, Told, Verified
 from whimbrel.move.copy.run import copy_all
 
-__all__ = ["ColdReport", "CopyReport", "Options", "Step", "Verified", "copy_all", "copy_cold"]
+__all__ = ["ColdReport", "CopyFailure", "CopyReport", "Options", "Step", "Told", "Verified", "copy_all", "copy_cold"]

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import ClassVar
+
+from whimbrel.errors import WhimbrelError
 
 Mode = str
 """`full`, `sample` or `none`."""
@@ -102,3 +105,29 @@ class CopyReport:
             "notes": list(self.notes),
             "state": self.state,
         }
+
+
+@dataclass(frozen=True, slots=True)
+class CopyFailure:
+    """One collection of all that could not go."""
+
+    source: str
+    target: str
+    """As those of a report."""
+    error: WhimbrelError
+
+    holds: ClassVar[bool] = False
+
+    def as_dict(self) -> dict[str, object]:
+        error = self.error
+        return {
+            "source": self.source,
+            "target": self.target,
+            "holds": self.holds,
+            "error": error.code,
+            "message": error.message,
+            "hint": error.hint,
+        }
+
+
+Told = CopyReport | CopyFailure

@@ -8,9 +8,21 @@ from dataclasses import replace
 from hashlib import blake2b
 from pathlib import Path
 
-from whimbrel.errors import BadInput, Conflict, DiskFull, NotFound, UserError, ViewDamaged, ViewError, WhimbrelError
+from whimbrel.errors import (
+    AlreadyOwned,
+    BadInput,
+    Conflict,
+    DiskFull,
+    HomeError,
+    NotFound,
+    StoreUnavailable,
+    UserError,
+    ViewDamaged,
+    ViewError,
+    WhimbrelError,
+)
 from whimbrel.move.copy.copier import Copier, Options, Step, mark_of, sample, with_sample
-from whimbrel.move.copy.report import CopyReport
+from whimbrel.move.copy.report import CopyFailure, CopyReport, Told
 from whimbrel.move.copy.state import State
 from whimbrel.stores.base import Reach
 from whimbrel.stores.foreign.base import Database, Sink, Source, Table
@@ -19,6 +31,8 @@ from whimbrel.stores.metrics import Metric
 
 REACH = Reach(timeout_s=120.0)
 _RESUME = "What was copied is safe: the same command with --resume goes on."
+_OF_ALL = (StoreUnavailable, HomeError, AlreadyOwned)
+"""What the next collection would meet too."""
 _DAMAGED = (
     "The source was not touched. If the target is damaged, drop it: the same command then makes it again. If the "
     "source is, restore it."
@@ -33,13 +47,14 @@ async def copy_all(
     base: Path,
     states: Path,
     on_step: Step = lambda what, done, total: None,
-    on_report: Callable[[CopyReport], None] = lambda report: None,
-) -> list[CopyReport]:
+    on_report: Callable[[Told], None] = lambda report: None,
+) -> list[Told]:
     """Every collection that `source` names, in the order of the names, each reported when it is done.
 
     `base`: of relative paths. `states`: the folder in which each copy has a folder of its own. Raises what the
     databases raise; `Conflict` for a target that is there and is not this copy's, that is the source, or where a copy
-    was begun and `resume` was not asked for; `NotFound`; `BadInput`.
+    was begun and `resume` was not asked for; `NotFound`; `BadInput`. Where all collections are meant, what keeps one
+    of them from going is in its report, and the others go.
     """
     _check_names(source, target)
     if source.bare(base) == target.bare(base) and source.collection == target.collection:
@@ -48,7 +63,7 @@ async def copy_all(
     scratch = folder / "snapshot"
     here = open_database(source, base=base, scratch=scratch, reach=REACH)
     there = open_database(target, base=base, scratch=None, reach=REACH)
-    reports = []
+    told: dict[str, Told] = {}
     try:
         every = source.collection == ALL
         names = await here.collections() if every else [source.collection]
@@ -57,26 +72,72 @@ async def copy_all(
                 f"There is no collection with vectors in {here.shown}. Nothing was copied.",
                 "There is nothing to copy; if there should be, check the address.",
             )
-        for name in names:
-            to = name if target.collection == ALL else target.collection
-            report = await _copy_one(
-                (here, replace(source, collection=name)),
-                (there, replace(target, collection=to)),
-                options,
-                folder / _hash(name) if every else folder,
-                base,
-                on_step,
+        ways = {
+            name: (
+                replace(source, collection=name),
+                replace(target, collection=name if target.collection == ALL else target.collection),
             )
-            reports.append(report)
-            on_report(report)
+            for name in names
+        }
+
+        def tell(name: str, found: CopyReport | WhimbrelError) -> None:
+            at, to = ways[name]
+            told[name] = CopyFailure(at.shown, to.shown, found) if isinstance(found, WhimbrelError) else found
+            on_report(told[name])
+
+        if every and here.describes_quickly:
+            for name, way in ways.items():
+                wrong = await _wrong(here, there, way, options)
+                if wrong is not None:
+                    tell(name, _of_one(wrong))
+        over: WhimbrelError | None = None
+        for name, way in ways.items():
+            if name in told:
+                continue
+            if over is not None:
+                tell(name, type(over)(f"Not tried, for what befell the one before: {over.message}", over.hint))
+                continue
+            try:
+                place = folder / _hash(name) if every else folder
+                tell(name, await _copy_one((here, way[0]), (there, way[1]), options, place, base, on_step))
+            except WhimbrelError as error:
+                if not every:
+                    raise
+                over = error if isinstance(error, _OF_ALL) else None
+                tell(name, _of_one(error))
     except UserError:  # there is nothing to go on with
         shutil.rmtree(scratch, ignore_errors=True)
         raise
     finally:
         await here.close()
         await there.close()
-    shutil.rmtree(scratch, ignore_errors=True)
+    reports = [told[name] for name in names]
+    if not any(isinstance(one, CopyFailure) and not isinstance(one.error, UserError) for one in reports):
+        shutil.rmtree(scratch, ignore_errors=True)
     return reports
+
+
+async def _wrong(here: Database, there: Database, way: tuple[Address, Address], options: Options) -> UserError | None:
+    """Why a collection cannot go, as far as that can be told before the others are copied."""
+    reader, sink = here.source(way[0].collection, options.chosen), there.sink(way[1].collection)
+    try:
+        _check(await reader.describe(), sink)
+        await sink.mark()
+    except UserError as error:
+        return error
+    except WhimbrelError:  # told when it is its turn
+        return None
+    finally:
+        await reader.close()
+        await sink.close()
+    return None
+
+
+def _of_one(error: WhimbrelError) -> WhimbrelError:
+    """As it is said of one collection where others were copied."""
+    for said in ("copied", "changed"):
+        error.message = error.message.replace(f"Nothing was {said}", f"Nothing of it was {said}")
+    return error
 
 
 async def _copy_one(
@@ -101,7 +162,7 @@ async def _copy_one(
             state.write_rejects()
             if isinstance(error, ViewDamaged):
                 error.hint = _DAMAGED
-            elif isinstance(error, ViewError | DiskFull):
+            elif isinstance(error, ViewError | DiskFull) and _is_begun(state):
                 error.hint = f"{error.hint} {_RESUME}".strip()
             raise
         finally:
@@ -129,7 +190,7 @@ async def _begin(
             "changed.",
             f"Drop the target and the folder {state.folder}, then copy anew; or name another target.",
         )
-    begun = state.get("phase") not in ("", "copied")
+    begun = _is_begun(state)
     found = await sink.mark()
     if found is not None and found.copy != copy:
         raise Conflict(
@@ -196,6 +257,10 @@ def _check(table: Table, sink: Sink) -> None:
             f"A collection of the target has a metric, and {table.name!r} says none. Nothing was copied.",
             "Name the one that its vectors were made for: `--metric cosine`, `dot` or `l2`.",
         )
+
+
+def _is_begun(state: State) -> bool:
+    return state.get("phase") not in ("", "copied")
 
 
 def _check_names(source: Address, target: Address) -> None:

@@ -352,6 +352,8 @@ class Database(ABC):
 
     shown: str
     """For messages; no credentials."""
+    describes_quickly: bool = True
+    """A collection can be described without reading, or loading, all of it."""
     copied: Path | None = None
     """Where the copy of the files lies that is read in the place of a folder, once it has been taken."""
 

@@ -38,6 +38,8 @@ _LISTED = 5_000
 
 
 class LlamaIndexFolder(Database):
+    describes_quickly = False
+
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self.shown = f"the LlamaIndex folder {folder}"

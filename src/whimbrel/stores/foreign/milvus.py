@@ -48,6 +48,8 @@ _SAMPLE, READ_ROWS = 100, 1_000
 
 
 class MilvusDatabase(Database):
+    describes_quickly = False
+
     def __init__(self, open_: Callable[[], Collections], shown: str) -> None:
         """`open_`: called once, in a thread."""
         self._open = open_
