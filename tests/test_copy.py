@@ -79,6 +79,7 @@ def server(tmp_path: Path) -> Iterator[ChromaServer]:
         ("lancedb:/data/x/notes", "lancedb", "lancedb:/data/x", "notes"),
         ("lancedb:x/notes", "lancedb", "lancedb:x", "notes"),
         ("lancedb:s3://bucket/path/notes", "lancedb", "lancedb:s3://bucket/path", "notes"),
+        ("lancedb:s3://bucket/path/notes?x=1", "lancedb", "lancedb:s3://bucket/path?x=1", "notes"),
         ("parquet:dir/notes", "parquet", "parquet:dir", "notes"),
         ("chroma:dir/*", "chroma", "chroma:dir", "*"),
         ("chroma+http://h:8000/a%2Fb?tenant=t", "chroma+http", "chroma+http://h:8000?tenant=t", "a/b"),
@@ -97,6 +98,22 @@ def test_the_last_segment_is_the_collection(uri: str, scheme: str, place: str, c
 )
 def test_a_uri_without_a_collection_is_refused(uri: str) -> None:
     with pytest.raises(ConfigError):
+        parse(uri)
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "parquet:pq/a?x=1",
+        "lancedb:l/a?x=1",
+        "llamaindex:d/*?x",
+        "chroma:c/a?tenant=t",
+        "qdrant:q/?grpc=1",
+        "milvus:m.db/a?",
+    ],
+)
+def test_what_would_be_an_option_is_no_part_of_a_folder_s_path(uri: str) -> None:
+    with pytest.raises(ConfigError, match="takes no options"):
         parse(uri)
 
 

@@ -86,12 +86,24 @@ def parse_uri(uri: str, also: Sequence[str] = ()) -> tuple[str, str]:
         raise ConfigError(
             f"The store's URI names no server: {mask_url(uri)!r}.", f"For example: `{scheme}:{_EXAMPLES[scheme]}`."
         )
+    path, _, options = rest.partition("?")
+    is_folder = scheme in _EXAMPLES and not _is_server(scheme) and "://" not in path
+    if is_folder and re.match("[^/]*=", options):
+        raise no_options(options)
     if _is_server(scheme) and re.match(r"//[^/?@]*:(?!\d*[/?])[^/?@]*[/?].*@", rest):
         raise ConfigError(
             "The password in the store's URI has a character that ends it: `/` or `?`.",
             "Write these as %2F and %3F.",
         )
     return scheme, rest
+
+
+def no_options(given: str) -> ConfigError:
+    """Of what comes after the `?` of a folder's URI, where it would be a part of the path."""
+    return ConfigError(
+        f"The URI of a folder takes no options: {mask_url('?' + given)!r}.",
+        "Leave out the `?` and what comes after it; options are of servers.",
+    )
 
 
 def same_place(uri: str, other: str) -> bool:

@@ -8,9 +8,8 @@
     postgresql://USER@HOST/DATABASE/COLLECTION?schema=...
     milvus:PATH.db/COLLECTION   milvus+http://HOST:PORT/COLLECTION?database=...
 
-The last segment of the path, before any `?`, is the collection; `*` is all of them. Of a Qdrant server, one that is not
-said is taken from `QDRANT_COLLECTION_NAME`. Each database is imported by its
-own branch.
+The last segment of the path, before the `?` of a server's, is the collection; `*` is all of them. Of a Qdrant server,
+one that is not said is taken from `QDRANT_COLLECTION_NAME`. Each database is imported by its own branch.
 """
 
 from __future__ import annotations
@@ -25,9 +24,10 @@ from whimbrel.errors import ConfigError
 from whimbrel.stores.base import Reach
 from whimbrel.stores.extras import check_client
 from whimbrel.stores.foreign.base import Database
-from whimbrel.stores.resolve import parse_uri
+from whimbrel.stores.resolve import no_options, parse_uri
 
 ALL = "*"
+FOLDERS = ("lancedb", "parquet", "chroma", "llamaindex", "qdrant", "milvus")
 NO_STORES = ("parquet", "llamaindex")
 """Schemes of what holds rows to be read, and no view."""
 EXAMPLES = (
@@ -51,10 +51,7 @@ class Address:
 
     @property
     def is_folder(self) -> bool:
-        return (
-            self.scheme in ("lancedb", "parquet", "chroma", "llamaindex", "qdrant", "milvus")
-            and "://" not in self.place
-        )
+        return self.scheme in FOLDERS and "://" not in self.place
 
     def folder(self, base: Path) -> Path:
         return base / Path(self.place.partition(":")[2]).expanduser()
@@ -70,6 +67,8 @@ def parse(uri: str) -> Address:
     scheme = whole.partition(":")[0]
     parse_uri(uri, also=NO_STORES)
     head, mark, query = whole.partition("?")
+    if mark and scheme in FOLDERS and "://" not in head:
+        raise no_options(query)
     where, slash, name = head.rpartition("/")
     if where.endswith("/") and scheme != "postgresql":  # `chroma+http://host`: its slashes are the server's
         name = ""
