@@ -47,8 +47,6 @@ LONGEST = (
     "test_api_schema.py",
     "crash/test_crash.py",
     "test_move_cli.py",
-    "crash/test_outage.py",
-    "crash/test_owning.py",
     "test_copy_cli.py",
 )
 """What has tests of 10 to 60 s, but those with Milvus."""

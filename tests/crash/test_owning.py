@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 
 from crash.harness import SETTINGS, Pool, Process, opened, processes, settle, verified
@@ -166,6 +167,26 @@ def test_an_owner_paused_inside_a_transaction_does_not_keep_its_lease_for_ever(
         one.wait_for("holding")
         one.signal(signal.SIGSTOP)
         two.wait_for('"owner": true', 120)
+
+
+def test_an_owner_paused_within_a_statement_does_not_keep_its_lease(
+    fresh_postgres: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from whimbrel.catalog import engine
+
+    monkeypatch.setattr(engine, "PAUSE_S", 1.0)
+    settings = {"catalog": fresh_postgres, "owner.lease_s": LEASE_S}
+    with opened(tmp_path / "one", **settings) as whimbrel:
+        whimbrel.add([{"id": "one", "text": "A curlew."}])
+    plain = fresh_postgres.replace("postgresql+psycopg://", "postgresql://")
+    with psycopg.connect(plain) as paused, paused.cursor() as cursor:
+        cursor.execute("SELECT token FROM leases FOR SHARE")  # as its fence
+        with (
+            pytest.raises(psycopg.errors.AdminShutdown),
+            cursor.copy("COPY texts (id, hash) FROM STDIN"),
+            opened(tmp_path / "two", **settings) as other,
+        ):
+            assert soon(lambda: other.own() or other.owner is not None, 60)
 
 
 def test_a_fenced_owner_cannot_write(fresh_postgres: str, tmp_path: Path) -> None:

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, select, update
+from sqlalchemy import Connection, select, text, update
 
+from whimbrel.catalog import engine
 from whimbrel.catalog import tables as t
 from whimbrel.catalog.engine import now
 
@@ -41,11 +42,9 @@ def take(
     `force` is for a home whose file lock has been won: its last owner is known to be dead.
     """
     if connection.dialect.name == "postgresql":
-        from sqlalchemy import text
-
         connection.execute(text("SELECT pg_advisory_xact_lock(hashtext(:name))"), {"name": f"whimbrel-lease-{name}"})
     held = read(connection, name)
-    if held is not None and held.alive and not force:
+    if held is not None and not force and (held.alive or not _is_free(connection, name)):
         return None
     token = held.token + 1 if held else 1
     values = {"holder": holder, "token": token, "expires_at": now() + seconds, "info": dict(info)}
@@ -54,6 +53,31 @@ def take(
     else:
         connection.execute(update(t.leases).where(t.leases.c.name == name).values(**values))
     return token
+
+
+def _is_free(connection: Connection, name: str) -> bool:
+    """Whether nobody is at the lease's row, which has run out. On Postgres its last holder may be, with a transaction
+    that a pause of its process, or of its machine, has left open. Postgres ends one that waits for its next statement;
+    not one that stopped within a statement, as in a COPY, so who comes next ends it."""
+    if connection.dialect.name != "postgresql":
+        return True
+    row = select(t.leases.c.name).where(t.leases.c.name == name).with_for_update(skip_locked=True)
+    if connection.execute(row).first() is not None:
+        return True
+    connection.execute(_END_PAUSED, {"seconds": engine.PAUSE_S})
+    return False
+
+
+_END_PAUSED = text("""
+    SELECT pg_terminate_backend(held.pid)
+    FROM pg_locks held JOIN pg_stat_activity session ON session.pid = held.pid
+    WHERE held.locktype = 'relation' AND held.relation = 'leases'::regclass
+      AND held.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+      AND held.mode IN ('RowShareLock', 'RowExclusiveLock') AND held.granted AND held.pid <> pg_backend_pid()
+      AND session.usename = current_user
+      AND clock_timestamp() - session.xact_start > make_interval(secs => :seconds)
+""")
+"""Of the sessions that have the lease's row, by their fence: others only read it."""
 
 
 def renew(connection: Connection, name: str, token: int, seconds: float) -> bool:
