@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import lancedb
 import pytest
 
 from running import until
@@ -27,13 +28,18 @@ def served(tmp_path: Path) -> Iterator[Served]:
 
 
 def steered(served: Served, move: str, step: str, state: str) -> dict[str, Any]:
-    assert served.http.post(f"/v1/moves/{move}/{step}").status_code == 202
+    asked = served.http.post(f"/v1/moves/{move}/{step}")
+    assert asked.status_code == 202
+    job = asked.json()["job_id"]
 
     def there() -> dict[str, Any] | None:
         found: dict[str, Any] = served.http.get(f"/v1/moves/{move}").json()
         return found if found["state"] == state and not found["busy"] else None
 
     found: dict[str, Any] = until(there, f"{step}: {state}")
+    assert (job is None) == (step == "finalise")
+    if job is not None:
+        assert served.http.get(f"/v1/jobs/{job}").json()["state"] == "done"
     return found
 
 
@@ -52,8 +58,11 @@ def test_a_collection_moves_over_the_api(served: Served) -> None:
     assert last["checks"]["views"][0]["equal"]
     assert last["checks"]["views"][0]["rows"] == 20
 
+    assert served.http.get(f"/v1/jobs/{begun.json()['job_id']}").json()["state"] == "done"
+
     again = served.http.post("/v1/moves", json={"to": "lancedb:elsewhere"})
     refused(again, 409, "Conflict")
+    refused(served.http.post(f"/v1/moves/{move}/rollback"), 409, "Conflict")
     steered(served, move, "switch", "switched")
     hits = served.http.post("/v1/search", json={"query": "bird 7 flies 49 kilometres", "top_k": 1}).json()
     assert hits["degraded"] == []
@@ -61,9 +70,25 @@ def test_a_collection_moves_over_the_api(served: Served) -> None:
     steered(served, move, "rollback", "rolled_back")
     steered(served, move, "switch", "switched")
     steered(served, move, "finalise", "finalised")
+    refused(served.http.post(f"/v1/moves/{move}/rollback"), 409, "Conflict")
+    assert not served.http.get(where).json()["busy"]
     assert served.http.get("/v1/moves", params={"active": True}).json() == {"moves": []}
     (ended,) = served.http.get("/v1/moves").json()["moves"]
     assert [step["state"] for step in ended["history"]][-3:] == ["prepared", "switched", "finalised"]
+
+
+def test_the_job_of_a_step_that_fails_says_why(served: Served) -> None:
+    begun = served.http.post("/v1/moves", json={"collection": "default", "to": "lancedb:elsewhere"}).json()
+    until(lambda: served.http.get(f"/v1/moves/{begun['id']}").json()["state"] == "ready", "it is ready")
+    database = lancedb.connect(served.home / "elsewhere")
+    (name,) = database.list_tables().tables
+    table = database.open_table(name)
+    table.delete(f"id = '{table.search().limit(1).to_list()[0]['id']}'")
+    asked = served.http.post(f"/v1/moves/{begun['id']}/switch")
+    assert asked.status_code == 202
+    job = f"/v1/jobs/{asked.json()['job_id']}"
+    until(lambda: served.http.get(job).json()["state"] == "failed", "it fails")
+    assert "Nothing was switched" in served.http.get(job).json()["error"]
 
 
 def test_only_stores_of_the_configuration_are_gone_to(served: Served, tmp_path: Path) -> None:

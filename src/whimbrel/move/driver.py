@@ -29,7 +29,8 @@ from whimbrel.errors import (
 from whimbrel.move.checks import Asker, Checker, Judge
 from whimbrel.move.cutting import Cutter
 from whimbrel.move.report import Reporter
-from whimbrel.move.switching import SWITCHABLE, Switcher
+from whimbrel.move.steps import SEARCHED, SWITCHABLE, VERIFIED, check_verify
+from whimbrel.move.switching import Switcher
 from whimbrel.owner.owner import Owner
 from whimbrel.owner.runner import JobContext
 
@@ -40,7 +41,6 @@ SAMPLE_S = 1.0
 LONGEST_PAUSE_S = 10.0
 
 _BUILDING = (MoveState.COPYING, MoveState.CATCHING_UP)
-_VERIFIED = (MoveState.VERIFYING, MoveState.READY, MoveState.PREPARED, MoveState.FAILED)
 _PASSES = (StoreUnavailable, CatalogUnavailable, DiskFull, ModelDown, ModelSlow, ModelBusy)
 _GOES_ON = "It goes on by itself when its trouble is over; `whimbrel move abort` ends it."
 
@@ -185,15 +185,14 @@ class _Run:
     async def verify(self, *, mend: bool = False) -> None:
         """Compare everything. What was ready and is found to differ is not ready any more."""
         move = await self.read()
-        if move.state in (MoveState.SWITCHED, MoveState.ROLLED_BACK):
+        check_verify(move)
+        if move.state in SEARCHED:
             checks = await self._checker.check(move)
-            await self.change(MoveState.SWITCHED, MoveState.ROLLED_BACK, checks=checks)
+            await self.change(*SEARCHED, checks=checks)
             return
-        begun = await self.change(*_VERIFIED, state=MoveState.VERIFYING, accepted=False, error="", hint="")
+        begun = await self.change(*VERIFIED, state=MoveState.VERIFYING, accepted=False, error="", hint="")
         if begun is None:
-            raise Conflict(
-                f"Move {move.id} is {move.state}: there is nothing to verify yet.", "It verifies by itself when it can."
-            )
+            raise Conflict(f"Move {move.id} is {(await self.read()).state} now: it was not verified.")
         try:
             checks = await self._checked(begun, mend=mend)
         except WhimbrelError as error:

@@ -12,6 +12,7 @@ from whimbrel.catalog.moves import Move
 from whimbrel.catalog.processes import Process
 from whimbrel.domain import MoveState, ViewState
 from whimbrel.errors import Conflict, StoreUnavailable, ViewDamaged
+from whimbrel.move.steps import check_switch
 from whimbrel.owner.owner import Owner
 from whimbrel.owner.runner import JobContext
 from whimbrel.owner.tasks import follower_of
@@ -23,7 +24,6 @@ LEVEL_S = 60.0
 LOOK_S = 0.05
 COUNTS = 10
 """Tries to count a view where it stands at the end of its log: others write meanwhile."""
-SWITCHABLE = (MoveState.READY, MoveState.PREPARED, MoveState.ROLLED_BACK)
 NOTICE_S = 2.5
 """A process that searches has seen by then that there is a move, and said that it is there."""
 
@@ -38,7 +38,7 @@ class Switcher:
         """Make the target live, or with `back` the source again. Raises `Conflict`; then nothing was switched."""
         if self._context.cursor.get("switched"):  # by an owner that was killed before it could say so
             return move
-        self._check(move, back=back)
+        check_switch(move, back=back)
         views = move.sources if back else move.targets
         await self._count(move, views, back=back)
         await self._prepared(move, views)
@@ -59,21 +59,6 @@ class Switcher:
                     "`whimbrel status` shows why; switch again when it has caught up.",
                 )
             await asyncio.sleep(LOOK_S)
-
-    def _check(self, move: Move, *, back: bool) -> None:
-        allowed = (MoveState.SWITCHED,) if back else SWITCHABLE
-        if move.state in allowed:
-            return
-        if back:
-            hint = "Its old view is not fed any more: move the collection to where it came from."
-            raise Conflict(
-                f"Move {move.id} is {move.state}: there is no switch to take back. Nothing was changed.",
-                hint if move.state is MoveState.FINALISED else "`whimbrel move status` shows where it stands.",
-            )
-        raise Conflict(
-            f"Move {move.id} is {move.state}: only one that is ready can be switched. Nothing was switched.",
-            move.hint or "`whimbrel move status` shows how far it is.",
-        )
 
     async def _count(self, move: Move, views: Sequence[int], *, back: bool) -> None:
         """A last look, without reading the rows: none has been lost since they were compared. Where others write so
@@ -128,7 +113,7 @@ class Switcher:
     def _change(self, move_id: str, state: MoveState, **values: Any) -> None:
         """Unless the move is no longer to be switched: it was aborted, or is being verified again."""
         with self._catalog.write(fence=self._context.fence) as connection:
-            self._check(moves.lock(connection, move_id), back=False)
+            check_switch(moves.lock(connection, move_id))
             moves.change(connection, move_id, state=state, **values)
 
     def _try(self, move_id: str, back: bool) -> Move | None:
@@ -136,7 +121,7 @@ class Switcher:
         with self._catalog.write(fence=self._context.fence) as connection:
             log.lock(connection, moves.get(connection, move_id).collection_id)
             move = moves.lock(connection, move_id)
-            self._check(move, back=back)
+            check_switch(move, back=back)
             collection = collections.by_id(connection, move.collection_id)
             if collection is None:
                 raise Conflict(f"The collection of move {move_id} has been deleted. Nothing was switched.")

@@ -327,6 +327,15 @@ class MoveShape(BaseModel):
     updated_at: str
 
 
+class SteeredShape(MoveShape):
+    """A move of which something was asked."""
+
+    model_config = example({**examples.MOVE, "busy": True, "job_id": examples.JOB_ID})
+
+    job_id: str | None
+    """The job that does it, whose error says why it failed; null where it is done."""
+
+
 class MovesShape(BaseModel):
     model_config = example({"moves": [examples.MOVE]})
 

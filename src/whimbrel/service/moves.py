@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from whimbrel.move.leftovers import Leftovers
 from whimbrel.move.plan import Plan, Planner, Tell, cheap
 from whimbrel.move.report import Reporter, report
 from whimbrel.move.shown import as_dict
+from whimbrel.move.steps import check_switch, check_verify
 from whimbrel.move.wish import Wish
 from whimbrel.owner.forgetting import forget_later
 from whimbrel.owner.lending import store_of
@@ -320,14 +321,15 @@ class Moves(Content):
 
     def verify_move(self, move: Move, *, judged: str | Path | None = None, min_ndcg: float = 0.0) -> Job:
         """Compare every row of the target with the catalog, and search both sides, again. `judged` and `min_ndcg`: as
-        for `start_move`, from now on."""
+        for `start_move`, from now on. Raises `Conflict` where there is nothing to compare."""
         if judged is not None:
             request = self._with_judgements(move.request, move.collection_id, judged, min_ndcg)
             with self.catalog.write() as connection:
-                current = moves.lock(connection, move.id).request
-                asked = replace(current, judged=request.judged, min_ndcg=request.min_ndcg)
+                current = moves.lock(connection, move.id)
+                check_verify(current)
+                asked = replace(current.request, judged=request.judged, min_ndcg=request.min_ndcg)
                 moves.change(connection, move.id, request=moves.as_json(asked))
-        return self._do(move, "verify")
+        return self._do(move, "verify", check_verify)
 
     def _with_judgements(
         self, request: Request, collection_id: int, judged: str | Path | None, min_ndcg: float
@@ -362,12 +364,13 @@ class Moves(Content):
         return changed
 
     def switch_move(self, move: Move) -> Job:
-        """Let searches read the target, when every process has it open. One row changes."""
-        return self._do(move, "switch")
+        """Let searches read the target, when every process has it open. One row changes. Raises `Conflict` where it is
+        not ready."""
+        return self._do(move, "switch", check_switch)
 
     def rollback_move(self, move: Move) -> Job:
-        """The same switch backwards; the target is fed still."""
-        return self._do(move, "rollback")
+        """The same switch backwards; the target is fed still. Raises `Conflict` where it was not switched."""
+        return self._do(move, "rollback", partial(check_switch, back=True))
 
     def finalise_move(self, move: Move) -> Move:
         """Give up the way back: the old view is no longer fed. Its data stays until `view drop`."""
@@ -412,22 +415,34 @@ class Moves(Content):
         self.reporter.try_to_write(move.id)
         return changed
 
-    def _do(self, move: Move, what: str) -> Job:
+    def _do(self, move: Move, what: str, check: Callable[[Move], None]) -> Job:
+        """Looks whether its state allows that; the job looks again, since the state may change until then."""
         with self.catalog.write() as connection:
-            job = self._enqueue_move(connection, move, what)
+            current = moves.lock(connection, move.id)
+            if self._at_it(connection, _wanted(current, what, {})) is None:
+                check(current)
+            job = self._enqueue_move(connection, current, what)
         self._wake()
         return job
 
     def _enqueue_move(self, connection: Connection, move: Move, what: str, **args: Any) -> Job:
         """The job that does it: the one that is at it already, or a new one."""
-        wanted: Mapping[str, Any] = {"move": move.id, "do": what, **{key: one for key, one in args.items() if one}}
-        for job in jobs.listing(connection, active=True, limit=1_000):
-            if job.kind == "move" and dict(job.args) == wanted:
-                return job
-        job, _ = jobs.enqueue(
-            connection, "move", collection_id=move.collection_id, collection=move.collection, args=wanted
-        )
+        wanted = _wanted(move, what, args)
+        job = self._at_it(connection, wanted)
+        if job is None:
+            job, _ = jobs.enqueue(
+                connection, "move", collection_id=move.collection_id, collection=move.collection, args=wanted
+            )
         return job
+
+    def _at_it(self, connection: Connection, wanted: Mapping[str, Any]) -> Job | None:
+        active = jobs.listing(connection, active=True, limit=1_000)
+        return next((job for job in active if job.kind == "move" and dict(job.args) == wanted), None)
+
+
+def _wanted(move: Move, what: str, args: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The arguments of such a job."""
+    return {"move": move.id, "do": what, **{key: one for key, one in args.items() if one}}
 
 
 def judged_folder(judged: str | Path | None, min_ndcg: float) -> Path | None:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import APIRouter, Path, Query, Request
 from starlette.responses import Response
 
-from whimbrel.domain import MoveState
+from whimbrel.domain import Job, MoveState
 from whimbrel.errors import Forbidden
 from whimbrel.server import described, examples
 from whimbrel.server.answers import Json
@@ -19,6 +19,10 @@ from whimbrel.server.requests import MoveBody
 from whimbrel.server.served import Served, served
 from whimbrel.server.streams import Event, stream, wants_events
 from whimbrel.stores.resolve import same_place
+
+if TYPE_CHECKING:
+    from whimbrel.app import Whimbrel
+    from whimbrel.catalog.moves import Move
 
 router = APIRouter(prefix="/v1/moves", tags=["moves"])
 
@@ -52,7 +56,7 @@ async def moves(
     return Json({"moves": [await here.call(here.whimbrel.move_dict, move) for move in found]})
 
 
-@router.post("", operation_id="start_move", status_code=202, response_model=described.MoveShape)
+@router.post("", operation_id="start_move", status_code=202, response_model=described.SteeredShape)
 async def start(body: MoveBody, request: Request) -> Response:
     """Builds and verifies another view beside the live one, which goes on answering. Nothing is switched yet, unless
     `auto_switch` says so. The target is a store that the server's configuration names."""
@@ -63,7 +67,7 @@ async def start(body: MoveBody, request: Request) -> Response:
             "Over the API, a collection moves only to a store that the configuration names. Nothing was begun.",
             "Name it in `stores.others` (WHIMBREL_STORES_OTHERS) of the server, or use `whimbrel move start` there.",
         )
-    move, _ = await here.call(
+    move, job = await here.call(
         here.whimbrel.start_move,
         body.collection,
         to=body.to,
@@ -73,7 +77,7 @@ async def start(body: MoveBody, request: Request) -> Response:
         auto_switch=body.auto_switch,
     )
     shown = await here.call(here.whimbrel.move_dict, move)
-    return Json(shown, 202, {"Location": f"{router.prefix}/{move.id}"})
+    return Json({**shown, "job_id": job.id}, 202, {"Location": f"{router.prefix}/{move.id}"})
 
 
 @router.get(
@@ -96,24 +100,37 @@ async def move(move_id: MoveId, request: Request) -> Response:
     return Json(await _shown(here, move_id))
 
 
-@router.post("/{move_id}/{step}", operation_id="steer_move", status_code=202, response_model=described.MoveShape)
+@router.post("/{move_id}/{step}", operation_id="steer_move", status_code=202, response_model=described.SteeredShape)
 async def steer(move_id: MoveId, step: Step, request: Request) -> Response:
-    """`verify`, `switch`, `rollback` and `resume` are done by the owner: follow the move. The others are done at
-    once."""
+    """`verify`, `switch`, `rollback` and `resume` are done by the owner: follow the move, and look at the job that is
+    named, which says why it failed. The others are done at once. 409 where the move's state does not allow it."""
     here = served(request)
     found = await here.call(here.whimbrel.move_by_id, move_id)
-    work: dict[Step, Any] = {
-        Step.PAUSE: here.whimbrel.pause_move,
-        Step.RESUME: here.whimbrel.resume_move,
-        Step.VERIFY: here.whimbrel.verify_move,
-        Step.ACCEPT: here.whimbrel.accept_move,
-        Step.SWITCH: here.whimbrel.switch_move,
-        Step.ROLLBACK: here.whimbrel.rollback_move,
-        Step.FINALISE: here.whimbrel.finalise_move,
-        Step.ABORT: here.whimbrel.abort_move,
-    }
-    await here.call(work[step], found)
-    return Json(await _shown(here, move_id), 202)
+    job = await here.call(_steer, here.whimbrel, step, found)
+    return Json({**await _shown(here, move_id), "job_id": job.id if job is not None else None}, 202)
+
+
+def _steer(whimbrel: Whimbrel, step: Step, move: Move) -> Job | None:
+    """The job that does it; None where it is done."""
+    match step:
+        case Step.VERIFY:
+            return whimbrel.verify_move(move)
+        case Step.SWITCH:
+            return whimbrel.switch_move(move)
+        case Step.ROLLBACK:
+            return whimbrel.rollback_move(move)
+        case Step.RESUME:
+            _, job = whimbrel.resume_move(move)
+            return job
+        case Step.PAUSE:
+            whimbrel.pause_move(move)
+        case Step.ACCEPT:
+            whimbrel.accept_move(move)
+        case Step.FINALISE:
+            whimbrel.finalise_move(move)
+        case Step.ABORT:
+            whimbrel.abort_move(move)
+    return None
 
 
 async def _shown(here: Served, move_id: str) -> dict[str, Any]:
