@@ -108,3 +108,13 @@ async def test_a_step_that_is_under_way_is_not_begun_twice(both: tuple[Whimbrel,
         moves.change(connection, move.id, state=S.SWITCHED)
     again = await http.post(f"/v1/moves/{move.id}/switch")
     assert (again.status_code, again.json()["job_id"]) == (202, first)
+
+
+@pytest.mark.parametrize("state", [S.FINALISED, S.ABORTED])
+async def test_a_move_that_is_over_is_not_said_to_be_verified_later(
+    both: tuple[Whimbrel, httpx.AsyncClient], state: MoveState
+) -> None:
+    home, _ = both
+    with pytest.raises(Conflict, match="it is over, and is not verified any more") as refusal:
+        home.verify_move(begin_at(home, state))
+    assert "whimbrel view verify -c default" in refusal.value.hint

@@ -17,6 +17,11 @@ def check_verify(move: Move) -> None:
     """Raises `Conflict`."""
     if move.state in (*VERIFIED, *SEARCHED):
         return
+    if move.state.ended:
+        raise Conflict(
+            f"Move {move.id} is {move.state}: it is over, and is not verified any more. Nothing was changed.",
+            f"`whimbrel view verify -c {move.collection}` compares what the collection has now with the catalog.",
+        )
     raise Conflict(
         f"Move {move.id} is {move.state}: there is nothing to verify yet.", "It verifies by itself when it can."
     )
