@@ -735,6 +735,55 @@ def add_without_waiting(home: Whimbrel) -> None:
     home.add([{"id": "fish0", "text": note("fish", 0)}], wait="job")
 
 
+# --- without documents -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def empty(tmp_path: Path, toy: Toy, monkeypatch: pytest.MonkeyPatch) -> Iterator[Whimbrel]:
+    """A collection that nothing was ever written to: it has a store view, and no lexicon."""
+    monkeypatch.setattr(switching, "NOTICE_S", 0.3)
+    with opened(tmp_path / "empty") as whimbrel:
+        whimbrel.create_collection("default")
+        assert whimbrel.own()
+        until(lambda: any(row.view.state is ViewState.LIVE for row in whimbrel.views("default")), "its view is live")
+        assert [row.view.kind for row in whimbrel.views("default")] == ["store"]
+        yield whimbrel
+
+
+@pytest.mark.parametrize("to", ["lancedb:elsewhere", "chroma:elsewhere"])
+def test_a_collection_without_documents_moves(empty: Whimbrel, to: str) -> None:
+    plan = empty.plan_move("default", to=to)
+    assert (plan.rows, plan.stopped) == (0, False)
+    move = moved(empty, to)
+    assert (move.state, move.error) == (MoveState.READY, "")
+    assert switched(empty, move).state is MoveState.SWITCHED
+    assert live(empty)["uri"] == to
+    empty.finalise_move(move)
+    add(empty, "birds", 3)
+    assert finds(empty, "birds", 1, mode="dense")
+    assert finds(empty, "birds", 1, mode="lexical")
+
+
+def test_what_comes_into_an_empty_collection_on_its_way_is_followed(empty: Whimbrel, other: Toy) -> None:
+    move = moved(empty, "lancedb:elsewhere", embedder="other")
+    add(empty, "birds", 3)
+    empty.finish(empty.verify_move(move), timeout_s=DEADLINE_S)
+    assert [view["rows"] for view in empty.move("default").checks["views"]] == [3]
+    move = switched(empty, empty.move("default"))
+    assert finds(empty, "birds", 1)
+    empty.finish(empty.rollback_move(move), timeout_s=DEADLINE_S)
+    assert finds(empty, "birds", 1)
+
+
+def test_the_chunking_of_an_empty_collection_is_not_changed_by_a_move(empty: Whimbrel) -> None:
+    for ask in (empty.plan_move, empty.start_move):
+        with pytest.raises(Conflict, match="has no documents yet") as refusal:
+            ask("default", chunking="tokens=50,overlap=0")
+        assert "whimbrel ingest PATH -c default --chunking tokens=50,overlap=0" in refusal.value.hint
+    add(empty, "birds", 3)
+    assert moved(empty, None, chunking="tokens=50,overlap=0").state is MoveState.READY
+
+
 # --- several things at once ------------------------------------------------------------------------------------------
 
 

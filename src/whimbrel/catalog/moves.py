@@ -14,8 +14,9 @@ from typing import Any
 
 from sqlalchemy import Connection, delete, func, select, update
 
-from whimbrel.catalog import collections, vectors
+from whimbrel.catalog import adoptions, collections, vectors
 from whimbrel.catalog import tables as t
+from whimbrel.catalog.adoptions import AdoptionState
 from whimbrel.catalog.collections import Collection, ViewRow
 from whimbrel.catalog.cuts import batched
 from whimbrel.catalog.engine import AnyRow, now
@@ -157,7 +158,8 @@ def create(
 ) -> Move:
     """A move with its target views, which the owner begins to build. Raises `Conflict` for a second one at once."""
     store, lexicon = collections.live_views(connection, collection)
-    if store is None or lexicon is None:
+    recut = store is not None and chunking_id != store.view.chunking_id
+    if store is None or (lexicon is None and (recut or not _is_empty(connection, collection))):
         raise Conflict(
             f"The collection {collection.name!r} has no live views yet: it is being built.",
             "Nothing was begun. Start the move when `whimbrel status` shows them live.",
@@ -171,9 +173,8 @@ def create(
     target = collections.add_view(
         connection, collection, ViewKind.STORE, uri=request.uri, space_id=space_id, chunking_id=chunking_id
     )
-    recut = chunking_id != store.view.chunking_id
     words = None
-    if recut:
+    if recut and lexicon is not None:
         words = collections.add_view(
             connection, collection, ViewKind.LEXICON, uri=lexicon.view.uri, space_id=None, chunking_id=chunking_id
         )
@@ -191,7 +192,7 @@ def create(
             "accepted": False,
             "request": as_json(request),
             "source_store": store.id,
-            "source_lexicon": lexicon.id if recut else None,
+            "source_lexicon": lexicon.id if recut and lexicon is not None else None,
             "target_store": target.id,
             "target_lexicon": words.id if words is not None else None,
             "recut_after": 0,
@@ -208,6 +209,13 @@ def create(
         },
     )
     return get(connection, move_id)
+
+
+def _is_empty(connection: Connection, collection: Collection) -> bool:
+    """Nothing was ever written to it, so it has no lexicon: its language is not known. Nor is anything on its way."""
+    adoption = adoptions.find(connection, collection.id)
+    adopting = adoption is not None and adoption.state is AdoptionState.ADOPTING
+    return not collection.head and not adopting
 
 
 def change(connection: Connection, move_id: str, **values: Any) -> Move:

@@ -134,11 +134,12 @@ class Moves(Content):
             raise BadInput("Nothing is to change.", "Name a target store, an embedder or a chunking (or several).")
         with self.catalog.read() as connection:
             found = collections.find(connection, collection)
-            store, _ = collections.live_views(connection, found)
+            store, lexicon = collections.live_views(connection, found)
             if store is None or store.view.space_id is None:
                 raise Conflict(
-                    f"The collection {collection!r} has no live view yet: it is being built.",
-                    "Nothing was begun. Try again when `whimbrel status` shows it live.",
+                    f"The collection {collection!r} has no live view yet: the owner builds it.",
+                    "Nothing was begun. Try again when `whimbrel status` shows it live; `whimbrel owner` or `whimbrel "
+                    "serve` must run.",
                 )
             source_space, source_spec = vectors.read_space(connection, store.view.space_id)
             source_chunking = collections.chunking_spec(connection, store.view.chunking_id)
@@ -149,6 +150,13 @@ class Moves(Content):
         if chunking is not None:
             check_readable(parsed, space)
         cut = parsed.spec
+        if cut != source_chunking and lexicon is None and not found.head:
+            raise Conflict(
+                f"The collection {collection!r} has no documents yet, and so no lexicon: only its store and its "
+                "embedder can be changed. Nothing was begun.",
+                f"Take a document in first; or delete it and make it anew: `whimbrel ingest PATH -c {collection} "
+                f"--chunking {cut}`.",
+            )
         request = Request(uri, spec, cut, rate, auto_switch)
         if same_place(uri, store.view.uri) and space.key == source_space.key and cut == source_chunking:
             raise BadInput(
