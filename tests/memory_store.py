@@ -53,7 +53,7 @@ class MemoryStore(Store):
             filter_operators=frozenset({"$eq", "$in", "$and"}),
             atomic=True,
             snapshots=True,
-            cannot=["outlive its process"],
+            cannot=["rows that outlive its process"],
         )
 
     # --- the table itself --------------------------------------------------------------------------------------------

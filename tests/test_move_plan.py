@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from sqlalchemy import create_engine, select, text
 from tests.memory_store import TABLES, MemoryStore
 
+from adopting import fill_chroma, sightings
 from commands import Shell
 from running import DEADLINE_S, Toy, count, files, paragraphs, until
 from running import chunks as spans
@@ -160,7 +161,7 @@ def test_what_the_target_does_otherwise(home: Whimbrel, monkeypatch: pytest.Monk
     assert "up to 77 of them" in said(plan, "filters")[0]
     assert "the owner" in said(plan, "processes")[0]
     assert "300 rows and 1,000,000 bytes" in said(plan, "batches")[0]
-    assert said(plan, "cannot") == ["memory cannot do this, and lancedb can: outlive its process."]
+    assert said(plan, "cannot") == ["Not possible with memory: rows that outlive its process."]
     assert not plan.stopped
 
 
@@ -349,6 +350,38 @@ def test_an_empty_collection(toys: dict[str, Toy], tmp_path: Path) -> None:
         plan = plan_of(home, embedder="two", chunking="tokens=50,overlap=0")
         assert (plan.rows, plan.sampled, plan.bytes.total) == (0, 0, 0)
         assert not plan.stopped
+
+
+# --- what is lost between real stores --------------------------------------------------------------------------
+
+
+def test_what_the_source_could_not_do_either_is_no_loss(toys: dict[str, Toy], tmp_path: Path) -> None:
+    """A folder that one process opens is not written to by two."""
+    with Whimbrel(home=tmp_path / "home", embedder="one", store="chroma:theirs") as home:
+        home.ingest(files(tmp_path / "notes", 3))
+        assert said(plan_of(home, to="lancedb:there"), "cannot") == []
+        assert said(plan_of(home, to="qdrant:there"), "cannot") == [
+            "Not possible with qdrant: an order of strings (such a filter goes through ids from the catalog).",
+            "Not possible with qdrant: an index (local mode compares all rows, and holds them in memory).",
+        ]
+
+
+def test_what_is_told_once_is_not_told_again(home: Whimbrel) -> None:
+    plan = plan_of(home, to="chroma:there")
+    assert "not bit for bit" in said(plan, "vectors")[0]
+    assert said(plan, "cannot") == [
+        "Not possible with chroma: a read of one version while others write.",
+        "Not possible with chroma: vectors of deleted rows written out of the index before it is built again.",
+    ]
+
+
+@pytest.mark.parametrize("to", ["chroma:there", "lancedb:there"])
+def test_an_adopted_database_can_what_its_kind_can(toys: dict[str, Toy], tmp_path: Path, to: str) -> None:
+    uri = fill_chroma(tmp_path / "theirs", sightings(10, toy=toys["one"]))
+    with Whimbrel(home=tmp_path / "home", embedder="one") as home:
+        home.adopt(uri, "default")
+        home.wait_for_head("default")
+        assert said(plan_of(home, to=to), "cannot") == []
 
 
 # --- real stores -----------------------------------------------------------------------------------------------------

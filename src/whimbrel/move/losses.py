@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
+from whimbrel.catalog import adoptions
 from whimbrel.catalog.longer import Longer
 from whimbrel.domain import Space
 from whimbrel.filters.grammar import OPERATORS
@@ -13,6 +14,8 @@ from whimbrel.move.trial import TOLERANCE
 from whimbrel.move.wish import Wish
 from whimbrel.stores.base import StoreInfo
 
+BIT_FOR_BIT, TWO_WRITERS = "vectors kept bit for bit", "two processes that write at once"
+"""Of what stores say that they cannot do."""
 NAMED = 10
 """Documents that are named."""
 
@@ -37,8 +40,31 @@ def of_store(wish: Wish, source: StoreInfo, target: StoreInfo) -> list[Loss]:
         *_processes(source, target),
         *_batches(target),
     ]
-    new = [one for one in target.cannot if one not in source.cannot]
-    return found + [Loss("cannot", f"{target.name} cannot do this, and {source.name} can: {one}.") for one in new]
+    kind = wish.source_kind if adoptions.is_frozen(wish.store) else source
+    return found + _cannot(kind, target, said={one.what for one in found})
+
+
+def _cannot(source: StoreInfo | None, target: StoreInfo, said: Collection[str]) -> list[Loss]:
+    """What could be had of the source, as far as that is known, and cannot of the target; but for what is `said`."""
+    had_not = {_what(one) for one in source.cannot} if source is not None else set()
+    if source is not None and source.single_process:
+        had_not.add(TWO_WRITERS)
+    if "vectors" in said:
+        had_not.add(BIT_FOR_BIT)
+    return [
+        Loss("cannot", f"Not possible with {target.name}: {_explained(one)}.")
+        for one in target.cannot
+        if _what(one) not in had_not
+    ]
+
+
+def _what(said: str) -> str:
+    return said.partition(": ")[0]
+
+
+def _explained(said: str) -> str:
+    what, _, why = said.partition(": ")
+    return f"{what} ({why})" if why else what
 
 
 def _dimensions(wish: Wish, target: StoreInfo) -> list[Loss]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from whimbrel.catalog.collections import Collection, ViewRow
 from whimbrel.catalog.moves import Request
 from whimbrel.domain import Space
+from whimbrel.stores.base import StoreInfo
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +20,9 @@ class Wish:
     source_space: Space
     source_embedder: str
     source_chunking: str
+    source_kind: StoreInfo | None = None
+    """Of an adopted database: what a store of ours of that kind says of itself; None where there is none, or not here.
+    Of itself it says only that it is not written to."""
 
     @property
     def other_space(self) -> bool:

@@ -143,6 +143,7 @@ class Moves(Content):
                 )
             source_space, source_spec = vectors.read_space(connection, store.view.space_id)
             source_chunking = collections.chunking_spec(connection, store.view.chunking_id)
+            adopted = adoptions.get(connection, store.id) if adoptions.is_frozen(store) else None
         uri = self._target_uri(to) if to is not None else self._same_store(store)
         spec = embedder or source_spec
         space = source_space if embedder is None else self.embedder(embedder).space
@@ -164,7 +165,15 @@ class Moves(Content):
                 "Nothing was begun.",
                 "`whimbrel view rebuild` makes its view anew in the same place.",
             )
-        return Wish(found, store, request, space, source_space, source_spec, source_chunking)
+        kind = self._kind(str(adopted.source["place"]), source_space) if adopted is not None else None
+        return Wish(found, store, request, space, source_space, source_spec, source_chunking, kind)
+
+    def _kind(self, place: str, space: Space) -> StoreInfo | None:
+        """What a store of ours would say of itself there."""
+        try:
+            return self._open(place, "whimbrel-probe", space, read_only=True).describe()
+        except (MissingExtra, ConfigError, BadInput):
+            return None
 
     def _same_store(self, store: ViewRow) -> str:
         """Where a move goes that names no store: a database that was adopted is not ours to write to."""

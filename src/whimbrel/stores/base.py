@@ -65,7 +65,7 @@ class StoreInfo:
     snapshots: bool = False
     """`scan` reads one version of the table; else what is written or deleted meanwhile may or may not be in it."""
     cannot: Sequence[str] = ()
-    """What the database cannot do, in words, for the table in the documentation."""
+    """What cannot be had of the database, in words that follow "Not possible:"; what is behind a colon explains it."""
 
 
 class Store(ABC):

@@ -101,7 +101,7 @@ class ChromaStore(Store):
                 "a read of one version while others write",
                 "vectors kept bit for bit: each is brought to length 1",
                 "vectors of deleted rows written out of the index before it is built again",
-                *(() if self._backend.single_process else ["deleted texts written out of the files on request"]),
+                *(() if self._backend.single_process else ["deleted rows written out of the files on request"]),
             ],
         )
 

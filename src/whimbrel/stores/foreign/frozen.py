@@ -122,7 +122,7 @@ class FrozenStore(Store):
             shape.dimensions,
             single_process=single,
             max_ids=MOST_PASSING,
-            cannot=("be written to: it is another program's",),
+            cannot=("writing: it is another program's",),
         )
 
     async def exists(self) -> bool:

@@ -96,7 +96,7 @@ class MilvusStore(Store):
                 "ids of more than 65,535 bytes",
                 "deleted rows written out of the files on request"
                 if lite
-                else "deleted rows written out of the files at once: Milvus does when it cleans up",
+                else "deleted rows written out of the files on request: Milvus does when it cleans up",
             ],
         )
 

@@ -103,7 +103,9 @@ class PostgresStore(Store):
             max_dimensions=table.MAX_DIMENSIONS,
             atomic=True,
             snapshots=True,
-            cannot=[f"index vectors of more than {table.MAX_HALF_DIMENSIONS:,} dimensions: all rows are compared"],
+            cannot=[
+                f"an index of vectors of more than {table.MAX_HALF_DIMENSIONS:,} dimensions: all rows are compared"
+            ],
         )
 
     async def count(self) -> int:
