@@ -47,6 +47,26 @@ def test_a_move_is_steered_beside_its_owner(tmp_path: Path) -> None:
         until(lambda: shell.run("move", "status", "default", "--json").json["state"] == "ready", "it is ready")
 
 
+def test_nothing_is_left_to_an_owner_that_is_not_there(tmp_path: Path) -> None:
+    shell = Shell(tmp_path / "home")
+    files(tmp_path / "notes", 3)
+    shell.run("ingest", str(tmp_path / "notes"))
+    refused, none = shell.several(
+        ["move", "start", "default", "--to", "lancedb:other", "--detach"], ["move", "status", "default"]
+    )
+    assert (refused.status, refused.out) == (2, "")
+    assert "--detach needs a running owner, and there is none. Nothing was begun." in refused.err
+    assert "leave --detach out" in refused.err
+    assert "has never been moved" in none.err
+    with shell.started("owner"):
+        until(lambda: shell.run("status", "--json").json["owner"], "there is an owner")
+        shell.run("move", "start", "default", "--to", "lancedb:other", "--rate", "1", "--detach")
+        shell.run("move", "pause", "default")
+    resumed, stands = shell.several(["move", "resume", "default", "--detach"], ["move", "status", "default", "--json"])
+    assert (resumed.status, resumed.out) == (2, "")
+    assert stands.json["paused"], "nothing was changed"
+
+
 def test_what_differs_is_named_and_can_be_accepted(tmp_path: Path) -> None:
     shell = Shell(tmp_path / "home")
     files(tmp_path / "notes", 3)

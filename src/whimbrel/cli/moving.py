@@ -13,7 +13,7 @@ from whimbrel.cli.opening import opened
 from whimbrel.cli.options import AsJson
 from whimbrel.cli.progress import Progress
 from whimbrel.cli.waiting import finished, owned_elsewhere
-from whimbrel.errors import BadInput
+from whimbrel.errors import BadInput, Conflict
 
 if TYPE_CHECKING:
     from whimbrel.app import Whimbrel
@@ -108,6 +108,8 @@ def start(
             _show_declared(declared, as_json)
         return
     with opened() as whimbrel:
+        if detach:
+            _check_owned(whimbrel)
         move, job = whimbrel.start_move(
             collection,
             to=to,
@@ -165,6 +167,8 @@ def resume(
 ) -> None:
     """Go on with a move that was paused or has failed. Rows that differ are written again."""
     with opened() as whimbrel:
+        if detach:
+            _check_owned(whimbrel)
         move, job = whimbrel.resume_move(whimbrel.move(collection), rate=rate)
         _wait(whimbrel, move, job, as_json, detach=detach)
 
@@ -275,9 +279,18 @@ def _steer(collection: str, as_json: bool, change: Callable[[Whimbrel, Move], Mo
         _show(whimbrel.move_dict(changed), as_json)
 
 
+def _check_owned(whimbrel: Whimbrel) -> None:
+    """Raises `Conflict` where nobody would do what is asked for."""
+    if not owned_elsewhere(whimbrel):
+        raise Conflict(
+            "--detach needs a running owner, and there is none. Nothing was begun.",
+            "Start `whimbrel owner` or `whimbrel serve`; or leave --detach out, and the command does it.",
+        )
+
+
 def _wait(whimbrel: Whimbrel, move: Move, job: Job, as_json: bool, *, detach: bool = False) -> dict[str, Any]:
     """Until the job has ended, then show the move, and return it. Status 1 where the move has failed."""
-    if detach and (whimbrel.owner_lease() is not None or owned_elsewhere(whimbrel)):
+    if detach:
         found = whimbrel.move_dict(move)
         _show(found, as_json)
         return found
