@@ -1075,7 +1075,7 @@ def test_on_the_command_line(tmp_path: Path) -> None:
     for one in (told, again):
         assert "searched by words alone" in one.out
         assert "whimbrel move start birds --embedder MODEL --compatible" in one.err
-    assert (refused.status, refused.json["error"]) == (1, "SpaceMismatch")
+    assert (refused.status, refused.json["error"]) == (2, "SpaceMismatch")
     assert "makes 384" in refused.json["message"]
     assert "frozen" in status.out
     assert "others" not in status.out

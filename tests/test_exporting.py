@@ -24,6 +24,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy import select
 
+from commands import Shell
 from running import DEADLINE_S, Toy
 from small_disk import small_disk
 from support import count, document, opened, write
@@ -39,6 +40,7 @@ from whimbrel.catalog.importing import Into
 from whimbrel.domain import ChunkSpan, JobState, Space, ViewKind
 from whimbrel.errors import (
     BackupError,
+    BadInput,
     CollectionNotFound,
     Conflict,
     DiskFull,
@@ -514,7 +516,6 @@ def wider(found: pa.Table) -> pa.Table:
 
 
 BAD: dict[str, tuple[Callable[[Path], None], str]] = {
-    "no manifest": (file(Path.unlink, MANIFEST), "no export"),
     "no JSON": (file(lambda path: path.write_text("{"), MANIFEST), "not that of an export"),
     "a list": (file(lambda path: path.write_text("[]"), MANIFEST), "not that of an export"),
     "a deep manifest": (file(lambda path: path.write_text("[" * 100_000), MANIFEST), "not that of an export"),
@@ -600,8 +601,25 @@ def test_what_is_damaged_or_lies_is_refused_before_the_first_row(name: str, expo
 def test_what_is_no_folder_is_refused(home: Whimbrel, exported: Path, tmp_path: Path) -> None:
     with pytest.raises(PathNotFound):
         home.start_import(tmp_path / "nowhere")
+    (exported / MANIFEST).rename(tmp_path / MANIFEST)
+    with pytest.raises(BadInput, match="is no export: it has no manifest"):
+        home.start_import(exported)
+    (tmp_path / MANIFEST).rename(exported / MANIFEST)
     with pytest.raises(WhimbrelError, match="name"):
         home.start_import(exported, "a name that is none")
+
+
+def test_a_wrong_folder_and_a_damaged_export_end_with_their_own_status(exported: Path, tmp_path: Path) -> None:
+    (tmp_path / "notes").mkdir()
+    (exported / "chunks.parquet").unlink()
+    nowhere, none, damaged = Shell(tmp_path / "home").several(
+        ["import", str(tmp_path / "nowhere"), "--json"],
+        ["import", str(tmp_path / "notes"), "--json"],
+        ["import", str(exported), "--json"],
+    )
+    assert (nowhere.status, nowhere.json["error"]) == (2, "PathNotFound")
+    assert (none.status, none.json["error"]) == (2, "BadInput")
+    assert (damaged.status, damaged.json["error"]) == (1, "BackupError")
 
 
 # --- a whole home ----------------------------------------------------------------------------------------------------

@@ -301,9 +301,10 @@ class StoreUnsupported(StoreRefused):
 
 
 class SpaceMismatch(ViewError):
-    """Vectors of two spaces would have been compared. Refused."""
+    """Vectors of two spaces would have been compared. Refused: another model, or another place, must be named."""
 
     status = 409
+    exit_code = 2
 
 
 class ModelError(WhimbrelError):

@@ -35,7 +35,7 @@ from whimbrel.catalog.exported import (
     vector_columns,
 )
 from whimbrel.domain import DocumentState
-from whimbrel.errors import BackupError, HomeError, PathNotFound
+from whimbrel.errors import BackupError, BadInput, HomeError, PathNotFound
 
 Progress = Callable[[str, int, int], None]
 """Called with what is done, the rows done so far and the rows in all."""
@@ -74,7 +74,7 @@ class ExportFolder:
     """An exported collection, to be read."""
 
     def __init__(self, folder: Path) -> None:
-        """Reads the manifest. Raises `PathNotFound`, `BackupError`."""
+        """Reads the manifest. Raises `PathNotFound`, `BadInput` where there is none, `BackupError`."""
         self.folder = folder
         if not folder.is_dir():
             raise PathNotFound(f"There is no folder {folder}.", "Check the path.")
@@ -136,7 +136,7 @@ class ExportFolder:
     def _manifest_file(self) -> bytes:
         path = self.folder / MANIFEST
         if not path.is_file() or path.is_symlink():
-            raise BackupError(
+            raise BadInput(
                 f"{self.folder} is no export: it has no {MANIFEST}. Nothing was written.",
                 "Name the folder that `whimbrel export` made.",
             )

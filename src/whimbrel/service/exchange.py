@@ -68,8 +68,9 @@ class Exchange(Adopting):
         """Check an exported collection, wholly, then make the collection and the job that fills it; the owner of this
         machine's home does it. Ids are what they were, and nothing is embedded: its vectors come with it.
 
-        One that was begun and did not end goes on where it stopped. Raises `PathNotFound`; `BackupError` for a folder
-        that is damaged, newer, or says what is not so; `Conflict` where there is a collection of that name.
+        One that was begun and did not end goes on where it stopped. Raises `PathNotFound`; `BadInput` for a folder
+        that is no export; `BackupError` for one that is damaged, newer, or says what is not so; `Conflict` where there
+        is a collection of that name.
         """
         from whimbrel.catalog.exported_folder import ExportFolder
 
