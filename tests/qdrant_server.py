@@ -54,6 +54,11 @@ class State:
     snapshots: dict[str, dict[str, bytes]] = field(default_factory=dict)
 
 
+class _Listening(ThreadingHTTPServer):
+    request_queue_size = 128  # of 5, those that come while the machine is busy would wait for seconds
+    daemon_threads = True
+
+
 class QdrantServer:
     def __init__(self, *, key: str = "", version: str = VERSION, most_bytes: int = 32 << 20) -> None:
         self.key = key
@@ -64,8 +69,9 @@ class QdrantServer:
         self.lock = threading.Lock()
         self.failing: int = 0
         """The status that everything is answered with; 0: none."""
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
-        self._server.daemon_threads = True
+        self.failing_times: int | None = None
+        """How many more times; None: until it is told otherwise."""
+        self._server = _Listening(("127.0.0.1", 0), _handler(self))
         self._server.handle_error = lambda request, address: None  # a client that broke off
         self.port = self._server.server_address[1]
         self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
@@ -342,6 +348,9 @@ def _handler(server: QdrantServer) -> type[BaseHTTPRequestHandler]:
                 self._send(401, b"Must provide an API key or an Authorization bearer token")
             elif server.failing:
                 self._send_json(server.failing, {"status": {"error": "Service internal error: failing"}, "time": 0.0})
+                if server.failing_times is not None:
+                    server.failing_times -= 1
+                    server.failing = server.failing if server.failing_times else 0
             elif len(raw) > server.most_bytes and not parts.path.endswith("/upload"):
                 said = f"Payload error: JSON payload ({len(raw)} bytes) is larger than allowed"
                 self._send_json(413, {"status": {"error": said}, "time": 0.0})

@@ -382,6 +382,41 @@ async def test_copies_over_the_api_of_a_server(server: QdrantServer, copies: Cop
         await copies.one(f"qdrant:{tmp_path}/a/text_chunks", f"{server.uri}/place2/x")
 
 
+async def test_a_server_that_is_busy_when_a_copy_begins_is_asked_again(
+    server: QdrantServer, copies: Copies, tmp_path: Path
+) -> None:
+    source, target = fill_qdrant_folder(tmp_path / "q", rows=5), f"{server.uri}/notes"
+    server.failing, server.failing_times = 503, 2
+    assert (await copies.one(source, target, retries_s=(0.01, 0.01))).holds
+    server.failing, server.failing_times = 503, 2
+    assert (await copies.one(target, f"parquet:{tmp_path}/p/notes", retries_s=(0.01, 0.01))).holds
+    server.failing, server.failing_times = 503, 2
+    (one,) = await copies.run(f"{server.uri}/*", f"parquet:{tmp_path}/all/*", retries_s=(0.01, 0.01))
+    assert one.holds
+
+
+def test_what_the_client_takes_to_be_imported_is_not_the_server_s(server: QdrantServer) -> None:
+    """On a busy machine that takes seconds, and nobody seemed to answer."""
+    code = f"""
+import asyncio, sys, time
+from pathlib import Path
+
+class Busy:
+    def find_spec(self, name, path=None, target=None):
+        if name == "qdrant_client":
+            time.sleep(4.2)
+
+sys.meta_path.insert(0, Busy())
+from whimbrel.stores.base import Reach
+from whimbrel.stores.qdrant.backend import open_backend
+assert "qdrant_client" not in sys.modules
+backend = open_backend({server.uri!r}, Path(), Reach(connect_timeout_s=4))
+assert asyncio.run(backend.version()) == (1, 16)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 async def test_of_all_collections_those_that_were_done_are_told_when_the_server_goes_away(
     server: QdrantServer, copies: Copies, tmp_path: Path
 ) -> None:

@@ -218,13 +218,17 @@ class Copier:
         self._read_rows = max(least, min(limits.rows, int(limits.bytes / per_row)))
 
     async def _patiently(self, work: Callable[[], Awaitable[T]]) -> T:
-        """A database that does not answer is asked again a few times."""
-        for wait in self._options.retries_s:
-            try:
-                return await work()
-            except StoreUnavailable:
-                await asyncio.sleep(wait)
-        return await work()
+        return await patiently(work, self._options.retries_s)
+
+
+async def patiently(work: Callable[[], Awaitable[T]], waits_s: Sequence[float]) -> T:
+    """A database that does not answer is asked again a few times."""
+    for wait in waits_s:
+        try:
+            return await work()
+        except StoreUnavailable:
+            await asyncio.sleep(wait)
+    return await work()
 
 
 def with_sample(table: Table, rows: Rows) -> Table:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from hashlib import blake2b
 from pathlib import Path
@@ -21,7 +21,7 @@ from whimbrel.errors import (
     ViewError,
     WhimbrelError,
 )
-from whimbrel.move.copy.copier import Copier, Options, Step, mark_of, sample, with_sample
+from whimbrel.move.copy.copier import Copier, Options, Step, mark_of, patiently, sample, with_sample
 from whimbrel.move.copy.report import CopyFailure, CopyReport, Told
 from whimbrel.move.copy.state import State
 from whimbrel.stores.base import Reach
@@ -66,7 +66,7 @@ async def copy_all(
     told: dict[str, Told] = {}
     try:
         every = source.collection == ALL
-        names = await here.collections() if every else [source.collection]
+        names = await patiently(here.collections, _few(options)) if every else [source.collection]
         if not names:
             raise NotFound(
                 f"There is no collection with vectors in {here.shown}. Nothing was copied.",
@@ -151,11 +151,13 @@ async def _copy_one(
     reader = source[0].source(source[1].collection, options.chosen)
     sink = target[0].sink(target[1].collection)
     try:
-        table = await reader.describe()
+        table = await patiently(reader.describe, _few(options))
         state = State(folder)
         state.kind = table.ids
         try:
-            table = await _begin(reader, sink, table, (source[1], target[1]), state, options, base)
+            table = await patiently(
+                lambda: _begin(reader, sink, table, (source[1], target[1]), state, options, base), _few(options)
+            )
             copier = Copier(reader, sink, table, state, options, on_step)
             return await copier.run(source[1].shown, target[1].shown)
         except WhimbrelError as error:
@@ -257,6 +259,11 @@ def _check(table: Table, sink: Sink) -> None:
             f"A collection of the target has a metric, and {table.name!r} says none. Nothing was copied.",
             "Name the one that its vectors were made for: `--metric cosine`, `dot` or `l2`.",
         )
+
+
+def _few(options: Options) -> Sequence[float]:
+    """Waits before anything has been copied: a busy server is given some time, one that is not there is said soon."""
+    return options.retries_s[:2]
 
 
 def _is_begun(state: State) -> bool:

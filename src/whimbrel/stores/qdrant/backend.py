@@ -145,6 +145,8 @@ class ServerBackend(Backend):
     # --- inside ------------------------------------------------------------------------------------------------------
 
     async def _greet(self) -> tuple[int, int]:
+        await asyncio.to_thread(import_qdrant)  # which may take longer than a server has to answer
+        self._open()
         try:
             async with asyncio.timeout(self._reach.connect_timeout_s):
                 found = await self._ask(lambda client: client.info())
