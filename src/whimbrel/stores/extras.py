@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from importlib.util import find_spec
 
 from whimbrel.errors import MissingExtra
@@ -23,7 +24,7 @@ _CLIENTS = {
 def check_client(scheme: str) -> None:
     """Raises `MissingExtra` where the client that a URI of this scheme needs is not installed."""
     if scheme == "postgresql":
-        import_psycopg()
+        _import_psycopg()
     elif scheme in _CLIENTS:
         whose, package, extra = _CLIENTS[scheme]
         if not _is_there(package):  # not imported: that takes long, and another process may have it open
@@ -32,10 +33,10 @@ def check_client(scheme: str) -> None:
             )
 
 
-def import_psycopg() -> None:
+def _import_psycopg() -> None:
     """Imported, for it may be there without libpq. Raises `MissingExtra` where it cannot be."""
     try:
-        import psycopg  # noqa: F401
+        import_module("psycopg")
     except ImportError as error:
         raise MissingExtra(
             "Postgres needs the driver psycopg, which is not installed. Nothing was begun.",
